@@ -1,0 +1,108 @@
+"""Everything that can go wrong, in one tree; each message says what happened, where, and what to type next.
+
+::
+
+    PromptOptError
+    ├── UsageError              the user can mend it: exit 4 or a collection error
+    │   ├── SignatureError      a prompt function that cannot be read
+    │   ├── DatasetError        rows that cannot be read
+    │   ├── SnapshotError       a file under ``__prompts__`` that cannot be read
+    │   └── ModelError          no model, or one that nobody knows
+    ├── FormatError             a reply that is not what the prompt asked for: a score of 0.0
+    ├── DetachedCallError       a prompt called from a thread that carries no candidate
+    └── LMError                 the provider failed: never a score
+        └── UnrecordedError     no recorded reply, and no call may be made
+
+    BudgetExhausted             a ``BaseException``: no metric may swallow it
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+
+class PromptOptError(Exception):
+    """The root of all errors that this package raises on purpose."""
+
+
+class UsageError(PromptOptError):
+    """Something the user asked for cannot be done; the message says how to ask for it."""
+
+
+class SignatureError(UsageError):
+    """A function that ``@prompt`` cannot turn into a prompt."""
+
+
+class DatasetError(UsageError):
+    """Rows that cannot be read, or that contradict each other."""
+
+
+class SnapshotError(UsageError):
+    """A file under ``__prompts__`` that cannot be read; it is left as it is.
+
+    ``path`` is the file, ``line`` the 1-based line where it broke, when known.
+    """
+
+    def __init__(self, message: str, *, path: Path, line: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line
+
+
+class ModelError(UsageError):
+    """No model is configured, or nobody knows the one that is."""
+
+
+class FormatError(PromptOptError):
+    """A reply that could not be read as the prompt's output; ``reply`` is its text."""
+
+    def __init__(self, message: str, *, reply: str) -> None:
+        super().__init__(message)
+        self.reply = reply
+
+
+class DetachedCallError(PromptOptError):
+    """A prompt was called from a thread that does not carry the candidate under evaluation."""
+
+
+class LMErrorKind(StrEnum):
+    """What went wrong at a provider; decides whether a call is worth another try."""
+
+    AUTH = "auth"
+    RATE_LIMIT = "rate limit"
+    TIMEOUT = "timeout"
+    CONTEXT_WINDOW = "context window"
+    CONTENT_POLICY = "content policy"
+    BAD_REQUEST = "bad request"
+    SERVER = "server"
+    MALFORMED = "malformed"
+    UNRECORDED = "unrecorded"
+
+
+class LMError(PromptOptError):
+    """A language model did not answer; ``kind`` says why. Never a score."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: LMErrorKind,
+        status: int | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UnrecordedError(LMError):
+    """The reply is not recorded and this run may make no call."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind=LMErrorKind.UNRECORDED)
+
+
+class BudgetExhausted(BaseException):  # noqa: N818 - it is a verdict on the run, not a fault
+    """The next call would exceed the ceiling. A ``BaseException``, so that no metric swallows it."""

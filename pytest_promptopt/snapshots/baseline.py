@@ -1,0 +1,146 @@
+"""A baseline: what a metric scored, row by row, when its scores were last accepted; one line a row, for reviewers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Literal, TypeAlias, cast
+
+from pytest_promptopt.prompts.frozen import named_owner, require_file_name, require_owner
+from pytest_promptopt.prompts.toml_file import Table, read_toml
+from pytest_promptopt.snapshots.toml import Line, fill, quoted, quoted_key, text_list
+
+FORMAT = 1
+"""The format of baseline files that this version reads and writes."""
+
+Reads: TypeAlias = Literal["all", "sealed"]
+
+_KEYS = ("format", "metric", "model", "reads", "metric_digest", "prompts", "sealed", "rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRow:
+    """One row's score in [0, 1]; ``digest`` is that of the row's content, ``group`` its split key if it has one."""
+
+    id: str
+    digest: str
+    score: float
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """The accepted scores of ``metric`` (the owner that names its file) on ``model``.
+
+    ``reads`` says whether the metric reads all its rows or, after a freeze, the sealed ones. ``prompts`` gives the
+    digest of what ran under each prompt's name. ``sealed`` holds the digests of all winners ever confirmed on these
+    rows, oldest first; a new ``salt`` starts anew. ``rows`` are kept sorted by id. Raises ``ValueError`` for an id that
+    stands twice and for a score outside [0, 1].
+    """
+
+    metric: str
+    model: str
+    reads: Reads
+    metric_digest: str
+    prompts: Mapping[str, str]
+    rows: tuple[BaselineRow, ...]
+    sealed: tuple[str, ...]
+    salt: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(sorted(self.rows, key=lambda row: row.id)))
+        for row_id, count in Counter(row.id for row in self.rows).items():
+            if count > 1:
+                raise ValueError(f"the row {row_id!r} stands {count} times")
+        for row in self.rows:
+            if not 0 <= row.score <= 1:
+                raise ValueError(f"the score of row {row.id!r} is {row.score}, not between 0 and 1")
+
+
+def read_baseline(text: str, *, path: Path, metric: str | None = None, model: str | None = None) -> Baseline:
+    """The baseline in ``text``, the content of the file ``path``.
+
+    ``metric`` and ``model``, where given, are whose file the caller wants. Raises
+    :class:`~pytest_promptopt.errors.SnapshotError` for whatever is wrong with it, with line and remedy.
+    """
+    owner = metric or named_owner(text) or path.stem.partition("@")[0]
+    top = read_toml(text, path=path, renew=f"pytest --prompt-bless -k {quote(owner.rpartition('.')[2])}")
+    top.require_format(FORMAT)
+    top.require_only(_KEYS)
+    require_owner(top, "metric", metric)
+    require_owner(top, "model", model)
+    require_file_name(top, top.text("metric"), top.text("model"))
+    return _baseline(top)
+
+
+def dump_baseline(baseline: Baseline) -> str:
+    """The text of the file; :func:`read_baseline` gives ``baseline`` back.
+
+    Raises :class:`~pytest_promptopt.errors.UsageError` for a text that no file can hold (half a surrogate pair).
+    """
+    import tomlkit
+
+    document = tomlkit.document()
+    fill(document, _head(baseline))
+    prompts: Iterator[Line] = (((name,), digest) for name, digest in sorted(baseline.prompts.items()))
+    document.append("prompts", fill(tomlkit.table(), prompts))
+    sealed = fill(tomlkit.table(), [(("salt",), baseline.salt)] if baseline.salt else [])
+    document.append("sealed", sealed.append("winners", text_list(baseline.sealed)))
+    return document.as_string() + _rows(baseline.rows)
+
+
+def _head(baseline: Baseline) -> Iterator[Line]:
+    yield ("format",), FORMAT
+    yield ("metric",), baseline.metric
+    yield ("model",), baseline.model
+    yield ("reads",), baseline.reads
+    yield ("metric_digest",), baseline.metric_digest
+
+
+def _rows(rows: Iterable[BaselineRow]) -> str:
+    # Not by tomlkit, which takes half a second for a thousand rows.
+    return "\n[rows]\n" + "".join(f"{quoted_key(row.id)} = {{ {_fields(row)} }}\n" for row in rows)
+
+
+def _fields(row: BaselineRow) -> str:
+    fields = f"score = {float(row.score)!r}, digest = {quoted(row.digest)}"
+    return fields if row.group is None else f"{fields}, group = {quoted(row.group)}"
+
+
+def _baseline(top: Table) -> Baseline:
+    sealed = top.table("sealed")
+    sealed.require_only(("salt", "winners"))
+    return Baseline(
+        metric=top.text("metric"),
+        model=top.text("model"),
+        reads=_reads(top),
+        metric_digest=top.text("metric_digest"),
+        prompts=top.table("prompts").text_fields(),
+        rows=tuple(_read_rows(top.required_table("rows"))),
+        sealed=sealed.texts("winners"),
+        salt=sealed.optional_text("salt") or "",
+    )
+
+
+def _reads(top: Table) -> Reads:
+    reads = top.text("reads")
+    if reads not in ("all", "sealed"):
+        raise top.fault(f"'reads' must be 'all' or 'sealed', not {reads!r}", key="reads")
+    return cast(Reads, reads)
+
+
+def _read_rows(rows: Table) -> Iterator[BaselineRow]:
+    for row_id in rows.values:
+        row = rows.required_table(row_id)
+        row.require_only(("score", "digest", "group"))
+        yield BaselineRow(id=row_id, digest=row.text("digest"), score=_score(row), group=row.optional_text("group"))
+
+
+def _score(row: Table) -> float:
+    score = row.number("score")
+    if not 0 <= score <= 1:
+        raise row.fault(f"the score {score} is not between 0 and 1", key="score")
+    return score
