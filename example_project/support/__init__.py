@@ -1,0 +1,1 @@
+"""The support desk of Hedgewren, who sell bird feeders with a camera."""
