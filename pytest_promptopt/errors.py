@@ -104,5 +104,5 @@ class UnrecordedError(LMError):
         super().__init__(message, kind=LMErrorKind.UNRECORDED)
 
 
-class BudgetExhausted(BaseException):  # noqa: N818 - it is a verdict on the run, not a fault
+class BudgetExhausted(BaseException):
     """The next call would exceed the ceiling. A ``BaseException``, so that no metric swallows it."""

@@ -1,0 +1,67 @@
+"""What a language model is to us: something that answers a :class:`Request` with a :class:`Reply`.
+
+Two protocols, because one call through an event loop costs more than an in-process model needs to answer:
+:class:`LM` answers at once in the calling thread, :class:`AsyncLM` waits for a network on the background loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+Message = Mapping[str, str]
+"""One chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One chat completion.
+
+    ``repeat`` and ``ordinal`` tell draws apart: the n-th repeat of a row, and the n-th identical request within it.
+    They are no part of what a provider is sent.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    temperature: float = 0.0
+    max_tokens: int | None = None
+    schema: Mapping[str, object] | None = None
+    endpoint: str | None = None
+    repeat: int = 0
+    ordinal: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens that a provider counted."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The text of one completion, and what it took. A cost of ``None`` is unknown, which is not 0."""
+
+    text: str
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    latency_seconds: float = 0.0
+    is_replayed: bool = False
+
+
+@runtime_checkable
+class LM(Protocol):
+    """A model inside this process: thread-safe, answers in the thread that asks."""
+
+    def complete(self, request: Request) -> Reply:
+        """Answer ``request``. Raises :class:`~pytest_promptopt.errors.LMError` when it cannot."""
+
+
+@runtime_checkable
+class AsyncLM(Protocol):
+    """A model behind a network: called on the background loop only, one attempt a call."""
+
+    async def acomplete(self, request: Request) -> Reply:
+        """Answer ``request`` in one attempt. Raises :class:`~pytest_promptopt.errors.LMError` when it cannot."""

@@ -1,0 +1,741 @@
+"""The client: nothing asked twice at once, nothing paid twice, nothing called past a ceiling; in threads and loops."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from threading import Barrier, Event, current_thread
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_promptopt.errors import BudgetExhausted, LMError, LMErrorKind, ModelError, UnrecordedError, UsageError
+from pytest_promptopt.lms.background import BackgroundLoop
+from pytest_promptopt.lms.base import LM, AsyncLM, Reply, Request, Usage
+from pytest_promptopt.lms.ceiling import Ceiling
+from pytest_promptopt.lms.client import (
+    MAX_ATTEMPTS,
+    MAX_PAUSE_SECONDS,
+    Client,
+    Mode,
+    Scope,
+    request_digest,
+    request_key,
+)
+from pytest_promptopt.lms.registry import Registry
+from pytest_promptopt.lms.scripted import ScriptedLM
+from pytest_promptopt.lms.store import Store
+
+TRANSIENT = (LMErrorKind.RATE_LIMIT, LMErrorKind.TIMEOUT, LMErrorKind.SERVER)
+PERMANENT = tuple(kind for kind in LMErrorKind if kind not in TRANSIENT)
+
+Ask = Callable[[Client, Request, Scope | None], Reply]
+
+
+class Remote:
+    """A model behind an imagined network: answers in order, then with the number of the request."""
+
+    def __init__(self, *answers: str | Reply | Exception) -> None:
+        self.requests: list[Request] = []
+        self.threads: set[str] = set()
+        self.is_closed = False
+        self._answers = iter(answers)
+
+    async def acomplete(self, request: Request) -> Reply:
+        self.requests.append(request)
+        self.threads.add(current_thread().name)
+        answer = next(self._answers, f"answer {len(self.requests)}")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, Reply) else Reply(text=answer, cost_usd=0.01)
+
+    async def aclose(self) -> None:
+        self.threads.add(current_thread().name)
+        self.is_closed = True
+
+
+class Held(Remote):
+    """A remote model that lets requests in and answers once the test lets it."""
+
+    def __init__(self, *answers: str | Reply | Exception) -> None:
+        super().__init__(*answers)
+        self.entered = Event()
+        self.may_answer = Event()
+        self.cancelled = Event()
+
+    async def acomplete(self, request: Request) -> Reply:
+        self.entered.set()
+        try:
+            await asyncio.to_thread(self.may_answer.wait)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return await super().acomplete(request)
+
+
+class Crowd(Remote):
+    """A remote model that counts how many requests it holds at once, at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = self.most = 0
+
+    async def acomplete(self, request: Request) -> Reply:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.inside -= 1
+        return await super().acomplete(request)
+
+
+def ask(text: str = "hello", *, temperature: float = 0.0) -> Request:
+    return Request(model="remote/x", messages=({"role": "user", "content": text},), temperature=temperature)
+
+
+def failing(kind: LMErrorKind, **details: float) -> LMError:
+    return LMError(f"it said: {kind}", kind=kind, retry_after_seconds=details.get("retry_after_seconds"))
+
+
+class Pauses:
+    """Stands in for ``asyncio.sleep``: remembers the pauses and makes none."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+Make = Callable[..., Client]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Clients around one model, closed at the end; they sleep through no pause."""
+    clients: list[Client] = []
+
+    def make(lm: LM | AsyncLM, **settings: object) -> Client:
+        defaults: dict[str, object] = {"store": None, "ceiling": Ceiling(), "sleep": Pauses(), "rng": Random(0)}
+        clients.append(Client(lm_for=lambda _: lm, **{**defaults, **settings}))  # type: ignore[arg-type]
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "replies")) as store:
+        yield store
+
+
+def in_thread(client: Client, request: Request, scope: Scope | None = None) -> Reply:
+    return client.complete(request, scope)
+
+
+def in_asyncio(client: Client, request: Request, scope: Scope | None = None) -> Reply:
+    return asyncio.run(client.acomplete(request, scope))
+
+
+def in_trio(client: Client, request: Request, scope: Scope | None = None) -> Reply:
+    return trio.run(client.acomplete, request, scope)
+
+
+@pytest.fixture(params=[in_thread, in_asyncio, in_trio])
+def way(request: pytest.FixtureRequest) -> Ask:
+    """Every way to ask: what holds for one holds for all."""
+    return request.param
+
+
+# --- what a reply is stored under
+
+
+def test_the_digest_of_a_request_is_the_same_for_ever() -> None:
+    request = Request(
+        model="openai/gpt-4o-mini",
+        messages=({"role": "system", "content": "Decide."}, {"role": "user", "content": "Grüße \ud83d"}),
+        temperature=0.7,
+        max_tokens=100,
+        schema={"type": "string", "enum": ["a", "b"]},
+        endpoint="http://localhost:8000/v1",
+    )
+    assert request_digest(request) == "a81fa33d4e5c4aeaf5f94581b78ce9092bb3996d8ddd8d9120c0082d28dbadc1"
+    assert request_digest(ask()) == "c484f00ae7401cb4e3aac9ecddc174404552e04e7fdf3de02147da60952069e7"
+    assert request_key("digest", 2, 1) == "digest-2-1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "remote/y"},
+        {"messages": ({"role": "system", "content": "hello"},)},
+        {"messages": ({"role": "user", "content": "hello"},) * 2},
+        {"temperature": 0.5},
+        {"max_tokens": 7},
+        {"schema": {}},
+        {"endpoint": "http://localhost/v1"},
+    ],
+)
+def test_whatever_decides_a_reply_changes_the_digest(change: dict[str, object]) -> None:
+    assert request_digest(replace(ask(), **change)) != request_digest(ask())
+
+
+def test_draws_and_spellings_of_one_request_share_a_digest() -> None:
+    assert request_digest(replace(ask(), repeat=3, ordinal=2)) == request_digest(ask())
+    assert request_digest(replace(ask(), temperature=0)) == request_digest(ask())
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.integers(0, 3))
+def test_the_model_is_told_which_draw_it_is(texts: list[str], repeat: int) -> None:
+    lm = ScriptedLM([], default="yes")
+    client = Client(lm_for=lambda _: lm, store=None, ceiling=Ceiling())
+    scope = Scope(repeat=repeat)
+    for text in texts:
+        client.complete(ask(text), scope)
+    assert [heard.ordinal for heard in lm.requests] == [texts[:place].count(text) for place, text in enumerate(texts)]
+    assert {heard.repeat for heard in lm.requests} <= {repeat}
+    assert scope.calls == len(texts)
+
+
+def test_five_votes_are_five_draws_and_all_five_are_replayed(make: Make, store: Store, way: Ask) -> None:
+    lm = Remote()
+    client, again = make(lm, store=store), make(lm, store=store)
+    scope, later = Scope(), Scope()
+    votes = [way(client, ask(temperature=1.0), scope).text for _ in range(5)]
+    replayed = [way(again, ask(temperature=1.0), later) for _ in range(5)]
+    assert len(set(votes)) == 5
+    assert [reply.text for reply in replayed] == votes
+    assert all(reply.is_replayed for reply in replayed)
+    assert len(lm.requests) == 5
+    assert (scope.calls, scope.replayed, scope.cost_usd) == (5, 0, pytest.approx(0.05))
+    assert (later.calls, later.replayed, later.cost_usd) == (5, 5, 0.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_without_scope_the_request_says_which_draw_it_is(
+    make: Make, store: Store, way: Ask, temperature: float
+) -> None:
+    client = make(Remote(), store=store)
+    first = ask(temperature=temperature)
+    second = replace(first, repeat=1)
+    assert way(client, first, None).text != way(client, second, None).text
+    assert way(client, first, None).is_replayed
+    assert way(client, second, None).is_replayed
+
+
+# --- what comes first
+
+
+def test_a_draw_is_spent_once_a_run_before_it_is_called_or_looked_up(make: Make, store: Store, way: Ask) -> None:
+    way(make(Remote(), store=store), ask(), Scope())
+    client, steps = make(Remote(), store=store), []
+    scopes = [Scope(spend=lambda: steps.append("spent")) for _ in range(2)]
+    for scope in scopes:  # the store knows the reply; the client's second call asks for the same draw
+        way(client, ask(), scope)
+    assert steps == ["spent"]
+    assert [scope.fresh for scope in scopes] == [1, 0]
+    way(client, ask("other"), scopes[0])
+    assert steps == ["spent", "spent"]
+
+
+def test_a_search_out_of_steps_asks_nobody(make: Make, way: Ask) -> None:
+    def refuse() -> None:
+        raise BudgetExhausted("no steps left")
+
+    lm, scope = Remote(), Scope(spend=refuse)
+    with pytest.raises(BudgetExhausted, match="no steps left"):
+        way(make(lm), ask(), scope)
+    assert lm.requests == []
+    assert scope.fresh == 0
+
+
+# --- modes
+
+
+@pytest.mark.parametrize("lm_type", [Remote, type("InThread", (), {"complete": lambda *_: pytest.fail("called")})])
+def test_replay_calls_nobody_and_says_what_to_type(make: Make, store: Store, way: Ask, lm_type: type) -> None:
+    client = make(lm_type(), store=store, mode=Mode.REPLAY)
+    with pytest.raises(UnrecordedError, match=r"remote/x.*'hello'.*pytest --prompt-lm record"):
+        way(client, ask(), None)
+    assert client.counters.attempts == 0
+
+
+def test_replay_answers_what_is_known(make: Make, store: Store, way: Ask) -> None:
+    paid = way(make(Remote(), store=store), ask(), None)
+    assert way(make(Remote(), store=store, mode=Mode.REPLAY), ask(), None) == replace(paid, is_replayed=True)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_an_offline_model_computes_in_every_mode(make: Make, way: Ask, mode: Mode) -> None:
+    assert way(make(ScriptedLM(["yes"]), mode=mode), ask(), None).text == "yes"
+
+
+@pytest.mark.parametrize("mode", [Mode.LIVE, Mode.RERECORD])
+def test_live_asks_again_and_keeps_the_newer_reply(make: Make, store: Store, way: Ask, mode: Mode) -> None:
+    lm = Remote("old", "new")
+    way(make(lm, store=store), ask(), None)
+    assert way(make(lm, store=store, mode=mode), ask(), None).text == "new"
+    assert way(make(lm, store=store), ask(), None).text == "new"
+
+
+def test_a_failure_is_never_stored(make: Make, store: Store, way: Ask) -> None:
+    client = make(Remote(failing(LMErrorKind.BAD_REQUEST), "better"), store=store)
+    with pytest.raises(LMError):
+        way(client, ask(), None)
+    assert way(client, ask(), None) == Reply(text="better", cost_usd=0.01)
+
+
+def test_an_unknown_model_is_the_users_to_mend(way: Ask) -> None:
+    client = Client(lm_for=Registry().lm_for, store=None, ceiling=Ceiling())
+    with pytest.raises(ModelError, match="gpt-4o-mini"):
+        way(client, replace(ask(), model="gpt-4o-mini"), None)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_store_that_cannot_be_used_is_found_out_before_the_first_paid_call(
+    make: Make, way: Ask, tmp_path: Path, mode: Mode
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    lm = Remote()
+    with pytest.raises(UsageError, match="promptopt_store"):
+        way(make(lm, store=Store(tmp_path), mode=mode), ask(), None)
+    assert lm.requests == []
+
+
+# --- single flight
+
+
+async def started(client: Client, request: Request, count: int) -> list[asyncio.Task[Reply]]:
+    """That many identical calls, each run until it waits for something."""
+    tasks = [asyncio.create_task(client.acomplete(request)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_identical_calls_at_once_are_one_call_for_all(make: Make) -> None:
+    lm = Held("shared")
+    client = make(lm)
+
+    async def session() -> list[Reply]:
+        tasks = await started(client, ask(), 8)
+        lm.may_answer.set()
+        return await asyncio.gather(*tasks)
+
+    replies = asyncio.run(session())
+    assert [reply.text for reply in replies] == ["shared"] * 8
+    assert [reply.is_replayed for reply in replies] == [False] + [True] * 7
+    assert len(lm.requests) == 1
+    assert (client.counters.calls, client.counters.attempts, client.counters.replayed) == (8, 1, 7)
+
+
+def test_a_provider_error_is_shared_too(make: Make) -> None:
+    error = failing(LMErrorKind.AUTH)
+    lm = Held(error)
+    client = make(lm)
+
+    async def session() -> list[Reply | BaseException]:
+        tasks = await started(client, ask(), 4)
+        lm.may_answer.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert asyncio.run(session()) == [error] * 4
+    assert len(lm.requests) == 1
+
+
+def test_when_the_one_who_asks_gives_up_another_asks(make: Make) -> None:
+    lm = Held("late")
+    client = make(lm)
+
+    async def session() -> list[Reply | BaseException]:
+        tasks = await started(client, ask(), 3)
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        lm.may_answer.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    gave_up, *answered = asyncio.run(session())
+    assert isinstance(gave_up, asyncio.CancelledError)
+    assert [reply.text for reply in answered if isinstance(reply, Reply)] == ["late"] * 2
+
+
+def test_one_who_waits_and_gives_up_takes_nothing_from_the_others(make: Make) -> None:
+    lm = Held("shared")
+    client = make(lm)
+
+    async def session() -> list[Reply | BaseException]:
+        tasks = await started(client, ask(), 3)
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        lm.may_answer.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, gave_up, last = asyncio.run(session())
+    assert isinstance(gave_up, asyncio.CancelledError)
+    assert isinstance(first, Reply)
+    assert last == replace(first, is_replayed=True)
+    assert len(lm.requests) == 1
+
+
+def test_when_the_budget_ends_it_ends_for_those_who_wait_too(make: Make) -> None:
+    lm = Remote()
+    client = make(lm, ceiling=Ceiling(max_calls=0))
+
+    async def session() -> list[Reply | BaseException]:
+        return await asyncio.gather(*await started(client, ask(), 3), return_exceptions=True)
+
+    assert [type(outcome) for outcome in asyncio.run(session())] == [BudgetExhausted] * 3
+    assert lm.requests == []
+
+
+@pytest.mark.parametrize("lm_type", [Remote, ScriptedLM])
+def test_a_bug_in_a_model_blocks_nobody(make: Make, way: Ask, lm_type: type) -> None:
+    answers = (ValueError("a bug in the model"), "yes")
+    client = make(lm_type(*answers) if lm_type is Remote else lm_type(answers))
+    with pytest.raises(ValueError, match="a bug in the model"):
+        way(client, ask(), None)
+    assert way(client, ask(), None).text == "yes"
+
+
+def test_a_thread_and_a_loop_wait_for_one_call(make: Make, store: Store) -> None:
+    lm = Held("shared")
+    client = make(lm, store=store)
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(client.complete, ask())
+        lm.entered.wait()
+
+        async def session() -> list[Reply]:
+            tasks = await started(client, ask(), 2)
+            lm.may_answer.set()
+            return await asyncio.gather(*tasks)
+
+        assert [reply.text for reply in asyncio.run(session())] == ["shared"] * 2
+        assert leader.result() == Reply(text="shared", cost_usd=0.01)
+    assert len(lm.requests) == 1
+
+
+@pytest.mark.parametrize("lm_type", [Remote, lambda: ScriptedLM([str(turn) for turn in range(800)])])
+def test_threads_that_ask_for_the_same_pay_once(make: Make, store: Store, lm_type: Callable[[], LM | AsyncLM]) -> None:
+    client, start = make(lm_type(), store=store), Barrier(8)
+
+    def ask_all(_: int) -> list[str]:
+        start.wait()
+        return [client.complete(ask(str(number))).text for number in range(25)]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask_all, range(8)))
+    assert all(answer == answers[0] for answer in answers)
+    counters = client.counters
+    assert (counters.calls, counters.attempts, counters.replayed) == (200, 25, 175)
+
+
+def test_samples_that_nobody_counts_are_calls_of_their_own(make: Make) -> None:
+    """In production five votes at once have no scope to number them, and still are five."""
+    lm = Held()
+    client = make(lm, mode=Mode.LIVE)
+
+    async def session() -> list[Reply]:
+        tasks = await started(client, ask(temperature=1.0), 5)
+        lm.may_answer.set()
+        return await asyncio.gather(*tasks)
+
+    assert len({reply.text for reply in asyncio.run(session())}) == 5
+
+
+# --- attempts
+
+
+@pytest.mark.parametrize("kind", TRANSIENT)
+def test_what_may_pass_is_tried_again(make: Make, way: Ask, kind: LMErrorKind) -> None:
+    lm, pauses = Remote(*[failing(kind)] * (MAX_ATTEMPTS - 1), "at last"), Pauses()
+    client = make(lm, sleep=pauses)
+    assert way(client, ask(), None).text == "at last"
+    assert client.counters.attempts == MAX_ATTEMPTS
+    assert len(pauses.seconds) == MAX_ATTEMPTS - 1
+    for pause, (least, most) in zip(pauses.seconds, [(0.25, 0.75), (0.5, 1.5), (1.0, 3.0)], strict=True):
+        assert least <= pause <= most
+
+
+@pytest.mark.parametrize("kind", TRANSIENT)
+def test_four_attempts_are_enough(make: Make, way: Ask, kind: LMErrorKind) -> None:
+    lm = Remote(*[failing(kind)] * MAX_ATTEMPTS)
+    with pytest.raises(LMError, match=f"it said: {kind}"):
+        way(make(lm), ask(), None)
+    assert len(lm.requests) == MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize("kind", PERMANENT)
+def test_what_will_not_pass_is_not_tried_again(make: Make, way: Ask, kind: LMErrorKind) -> None:
+    lm, pauses = Remote(failing(kind)), Pauses()
+    with pytest.raises(LMError, match=f"it said: {kind}"):
+        way(make(lm, sleep=pauses), ask(), None)
+    assert (len(lm.requests), pauses.seconds) == (1, [])
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (3600.0, MAX_PAUSE_SECONDS)])
+def test_the_provider_says_how_long_to_wait_up_to_a_minute(make: Make, asked: float, waited: float) -> None:
+    pauses = Pauses()
+    lm = Remote(failing(LMErrorKind.RATE_LIMIT, retry_after_seconds=asked))
+    make(lm, sleep=pauses).complete(ask())
+    assert pauses.seconds == [waited]
+
+
+def test_callers_spread_out(make: Make) -> None:
+    pauses = Pauses()
+    for seed in range(5):
+        make(Remote(failing(LMErrorKind.SERVER)), sleep=pauses, rng=Random(seed)).complete(ask())
+    assert len(set(pauses.seconds)) == 5
+
+
+def test_a_model_in_this_process_is_not_tried_again(make: Make, way: Ask) -> None:
+    lm = ScriptedLM([failing(LMErrorKind.SERVER), "never asked"])
+    with pytest.raises(LMError):
+        way(make(lm), ask(), None)
+    assert len(lm.requests) == 1
+
+
+def test_every_attempt_counts_against_the_ceiling(make: Make, way: Ask) -> None:
+    lm = Remote(*[failing(LMErrorKind.SERVER)] * 9)
+    client = make(lm, ceiling=Ceiling(max_calls=2))
+    with pytest.raises(BudgetExhausted, match="ceiling of 2 LM calls"):
+        way(client, ask(), None)
+    assert len(lm.requests) == client.counters.attempts == 2
+
+
+@pytest.mark.parametrize("lm_type", [Remote, lambda: ScriptedLM([], default="yes")])
+def test_no_call_passes_the_ceiling_and_the_store_is_free(
+    make: Make, store: Store, lm_type: Callable[[], Remote | ScriptedLM], way: Ask
+) -> None:
+    lm, ceiling = lm_type(), Ceiling(max_calls=3)
+    client = make(lm, store=store, ceiling=ceiling)
+    for number in (0, 1, 2, 0, 1, 2):
+        way(client, ask(str(number)), None)
+    with pytest.raises(BudgetExhausted):
+        way(client, ask("one more"), None)
+    assert len(lm.requests) == ceiling.calls == 3
+
+
+def test_threads_together_never_pass_the_ceiling(make: Make) -> None:
+    lm = Remote(*[failing(LMErrorKind.SERVER)] * 10)
+    client = make(lm, ceiling=Ceiling(max_calls=20))
+
+    def tries(number: int) -> bool:
+        try:
+            client.complete(ask(str(number)))
+        except (BudgetExhausted, LMError):
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(tries, range(60)))
+    assert len(lm.requests) == 20
+
+
+@pytest.mark.parametrize("most", [1, 3, 16])
+def test_no_more_attempts_at_once_than_allowed(make: Make, most: int) -> None:
+    lm, background, may_start = Crowd(), BackgroundLoop(), Event()
+    client = make(lm, max_concurrency=most, background=background)
+
+    async def hold_the_loop() -> None:
+        may_start.wait()  # blocks it on purpose: all calls below are to reach it at once
+
+    async def session() -> None:
+        tasks = [asyncio.create_task(client.acomplete(ask(str(number)))) for number in range(40)]
+        await asyncio.sleep(0)
+        may_start.set()
+        await asyncio.gather(*tasks)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(background.run, hold_the_loop())
+        asyncio.run(session())
+    assert len(lm.requests) == 40
+    assert lm.most == most
+
+
+# --- what it took
+
+
+def test_counters_add_up_what_attempts_took(make: Make, store: Store, way: Ask) -> None:
+    usage = Usage(prompt_tokens=10, completion_tokens=2)
+    client = make(Remote(*[Reply(text="yes", usage=usage, cost_usd=0.5)] * 2), store=store)
+    for text in ("a", "b", "a"):
+        way(client, ask(text), None)
+    counters = client.counters
+    assert (counters.calls, counters.attempts, counters.replayed) == (3, 2, 1)
+    assert (counters.prompt_tokens, counters.completion_tokens) == (20, 4)
+    assert (counters.cost_usd, counters.has_unknown_cost) == (1.0, False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_unknown"),
+    [
+        (Reply(text="yes", cost_usd=0.0), False),
+        (Reply(text="yes"), True),
+        (failing(LMErrorKind.AUTH), False),  # refused: not on the bill
+        (failing(LMErrorKind.MALFORMED), True),  # answered, and so perhaps on it
+        (ValueError("a bug in the model"), True),
+    ],
+)
+def test_a_cost_is_unknown_where_nobody_knows_it(
+    make: Make, way: Ask, answer: Reply | Exception, is_unknown: bool
+) -> None:
+    ceiling = Ceiling()
+    client = make(Remote(answer), ceiling=ceiling)
+    with suppress(LMError, ValueError):
+        way(client, ask(), None)
+    assert client.counters.has_unknown_cost is ceiling.has_unknown_cost is is_unknown
+
+
+def test_a_failing_model_in_this_process_costs_nothing(make: Make, way: Ask) -> None:
+    client = make(ScriptedLM([ValueError("a bug in the script")]))
+    with pytest.raises(ValueError, match="a bug in the script"):
+        way(client, ask(), None)
+    assert (client.counters.attempts, client.counters.has_unknown_cost) == (1, False)
+
+
+# --- threads and loops
+
+
+def test_models_behind_a_network_live_on_one_loop(make: Make) -> None:
+    lm = Remote()
+    client = make(lm)
+    for way in (in_thread, in_asyncio, in_trio):
+        way(client, ask(way.__name__))
+    client.close()
+    assert lm.threads == {"promptopt-loop"}
+    assert lm.is_closed
+
+
+def test_a_closed_client_starts_anew(make: Make) -> None:
+    client = make(Remote())
+    for number in range(3):
+        client.complete(ask(str(number)))
+        client.close()
+    assert client.counters.attempts == 3
+
+
+def test_waiting_for_the_loop_on_the_loop_is_refused(make: Make) -> None:
+    class Careless(Remote):
+        async def acomplete(self, request: Request) -> Reply:
+            return client.complete(ask("from inside"))
+
+    client = make(Careless())
+    with pytest.raises(RuntimeError, match="would wait for itself"):
+        client.complete(ask())
+
+
+def test_a_cancelled_wait_cancels_the_call(make: Make) -> None:
+    lm = Held()
+    client = make(lm)
+
+    async def session() -> None:
+        (task,) = await started(client, ask(), 1)
+        await asyncio.to_thread(lm.entered.wait)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.to_thread(lm.cancelled.wait)
+
+    asyncio.run(session())
+    assert lm.cancelled.is_set()
+    lm.may_answer.set()
+
+
+def test_a_loop_that_closes_ends_every_wait_and_no_metric_can_swallow_that() -> None:
+    lm, background = Held(), BackgroundLoop()
+    client = Client(lm_for=lambda _: lm, store=None, ceiling=Ceiling(), background=background)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.complete, ask())
+        lm.entered.wait()
+        background.close()
+        lm.may_answer.set()
+        ending = call.exception()
+    assert isinstance(ending, asyncio.CancelledError)
+    assert not isinstance(ending, Exception)
+
+
+def test_a_timeout_of_the_coroutine_is_its_own() -> None:
+    async def gives_up() -> None:
+        raise TimeoutError("mine")
+
+    with closing(BackgroundLoop()) as background, pytest.raises(TimeoutError, match="mine"):
+        background.run(gives_up())
+
+
+def run_python(code: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+PRELUDE = """
+import asyncio, os, sys
+from pytest_promptopt.lms.base import Reply, Request
+from pytest_promptopt.lms.ceiling import Ceiling
+from pytest_promptopt.lms.client import Client
+request = Request(model="remote/x", messages=({"role": "user", "content": "hello"},))
+"""
+INTERRUPTED = (
+    PRELUDE
+    + """
+from threading import Event
+cancelled = Event()
+class Endless:
+    async def acomplete(self, request):
+        print("asked", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+client = Client(lm_for=lambda _: Endless(), store=None, ceiling=Ceiling())
+try:
+    client.complete(request)
+except KeyboardInterrupt:
+    print("out", cancelled.wait(timeout=10))
+"""
+)
+FORKED = (
+    PRELUDE
+    + """
+from threading import Event, Thread
+asked, parent = Event(), os.getpid()
+class Endless:
+    async def acomplete(self, request):
+        if os.getpid() == parent and not request.repeat:
+            asked.set()
+            await asyncio.Event().wait()
+        return Reply(text="yes", cost_usd=0.0)
+client = Client(lm_for=lambda _: Endless(), store=None, ceiling=Ceiling())
+Thread(target=client.complete, args=(request,), daemon=True).start()
+asked.wait()
+if child := os.fork():
+    again = Request(model="remote/x", messages=(), repeat=1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), client.complete(again).text, flush=True)
+    os._exit(0)
+os._exit(7 if client.complete(request).text == "yes" else 1)
+"""
+)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT to a child")
+def test_ctrl_c_gets_out_of_a_call_and_cancels_it() -> None:
+    with run_python(INTERRUPTED) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[0] == "out True\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_both_sides_of_a_fork_go_on_calling_whatever_was_under_way() -> None:
+    with run_python(FORKED) as process:
+        assert process.communicate()[0] == "7 yes\n"
