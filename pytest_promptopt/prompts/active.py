@@ -1,0 +1,126 @@
+"""Who is running: the one place with process-wide state, because a prompt is called without being handed anything.
+
+A run (the pytest session, a notebook) provides a :class:`~pytest_promptopt.prompts.runtime.Runtime`; an evaluated row
+carries its :class:`Evaluation` in a ``ContextVar``. With neither, a prompt is in production.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from pytest_promptopt.lms.client import Scope
+    from pytest_promptopt.prompts.compiled import CompiledPrompt
+    from pytest_promptopt.prompts.runtime import Runtime
+    from pytest_promptopt.prompts.trace import PromptCall
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True)
+class Evaluation:
+    """The row that is being evaluated: what its prompts run as, and the calls they made so far."""
+
+    scope: Scope
+    candidate: Mapping[str, CompiledPrompt] = field(default_factory=dict)
+    model: str | None = None
+    temperature: float | None = None
+    calls: list[PromptCall] = field(default_factory=list)
+
+
+class _Process:
+    """What one process knows about the run it is in."""
+
+    __slots__ = ("candidates_in_flight", "lock", "provider")
+
+    def __init__(self) -> None:
+        self.provider: Callable[[], Runtime] | None = None
+        self.candidates_in_flight = 0
+        self.lock = threading.Lock()
+
+
+_process = _Process()
+_evaluation: ContextVar[Evaluation | None] = ContextVar("promptopt_evaluation", default=None)
+_chosen_model: ContextVar[str | None] = ContextVar("promptopt_model", default=None)
+
+
+def current_evaluation() -> Evaluation | None:
+    """The row that the calling thread or task evaluates, if any."""
+    return _evaluation.get()
+
+
+def chosen_model() -> str | None:
+    """The model that an enclosing :func:`using_model` names, if any."""
+    return _chosen_model.get()
+
+
+def provided_runtime() -> Runtime | None:
+    """The runtime of the run of ours that is active, if any."""
+    return _process.provider() if _process.provider is not None else None
+
+
+def provide_runtime(provider: Callable[[], Runtime] | None) -> Callable[[], Runtime] | None:
+    """Make ``provider`` answer for this process and return the one that answered before; ``None`` ends the run."""
+    before, _process.provider = _process.provider, provider
+    return before
+
+
+@contextmanager
+def evaluating(evaluation: Evaluation) -> Iterator[Evaluation]:
+    """Evaluate one row in this thread or task."""
+    token = _evaluation.set(evaluation)
+    try:
+        yield evaluation
+    finally:
+        _evaluation.reset(token)
+
+
+@contextmanager
+def candidates_in_flight() -> Iterator[None]:
+    """Say that candidates are under evaluation: a prompt call that carries none is an error meanwhile."""
+    with _process.lock:
+        _process.candidates_in_flight += 1
+    try:
+        yield
+    finally:
+        with _process.lock:
+            _process.candidates_in_flight -= 1
+
+
+def is_detached() -> bool:
+    """Whether the caller ought to carry a candidate and does not."""
+    return _process.candidates_in_flight > 0 and _evaluation.get() is None
+
+
+@contextmanager
+def using_model(model: str) -> Iterator[None]:
+    """Run the prompts called inside with ``model``, an alias or a ``provider/model`` string."""
+    token = _chosen_model.set(model)
+    try:
+        yield
+    finally:
+        _chosen_model.reset(token)
+
+
+def propagate(function: Callable[P, T]) -> Callable[P, T]:
+    """Carry the candidate under evaluation into a thread that the plugin did not start.
+
+    ::
+
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(promptopt.propagate(ask), questions))
+    """
+    context = copy_context()
+
+    @wraps(function)
+    def carried(*args: P.args, **kwargs: P.kwargs) -> T:
+        return context.copy().run(function, *args, **kwargs)
+
+    return carried

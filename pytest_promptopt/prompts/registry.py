@@ -1,0 +1,50 @@
+"""Every prompt that was imported, in the order of their definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_promptopt.errors import SignatureError
+
+if TYPE_CHECKING:
+    from pytest_promptopt.prompts.prompt import Prompt
+
+_prompts: dict[tuple[Path, str], Prompt[Any, Any]] = {}
+
+
+def register(prompt: Prompt[Any, Any]) -> None:
+    """Remember ``prompt``; a module that is imported again replaces its own."""
+    _prompts[prompt.home.file, prompt.name] = prompt
+
+
+def registered_prompts(under: Path | None = None) -> list[Prompt[Any, Any]]:
+    """Every imported prompt, of files below ``under`` only when given."""
+    return [prompt for (file, _), prompt in _prompts.items() if under is None or file.is_relative_to(under)]
+
+
+def prompts_by_name(under: Path | None = None) -> dict[str, Prompt[Any, Any]]:
+    """The same by name. Raises ``SignatureError`` naming both places when two prompts share one."""
+    named: dict[str, Prompt[Any, Any]] = {}
+    for prompt in registered_prompts(under):
+        other = named.setdefault(prompt.name, prompt)
+        if other is not prompt:
+            raise SignatureError(
+                f"two prompts are called {prompt.name}: {other.home.file}:{other.home.line} and "
+                f'{prompt.home.file}:{prompt.home.line}; give one of them another name: @prompt(name="…")'
+            )
+    return named
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Start with no prompt and put the former ones back: for a session inside a session, as tests of plugins run them."""
+    before = dict(_prompts)
+    _prompts.clear()
+    try:
+        yield
+    finally:
+        _prompts.clear()
+        _prompts.update(before)

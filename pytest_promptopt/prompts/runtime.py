@@ -1,0 +1,233 @@
+"""What a prompt call needs from the world: which model, which client, and which compiled prompt is in force."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+
+from pytest_promptopt.errors import ModelError, SnapshotError
+from pytest_promptopt.lms.client import Client
+from pytest_promptopt.prompts.active import chosen_model, current_evaluation, provided_runtime
+from pytest_promptopt.prompts.compiled import CompiledPrompt
+from pytest_promptopt.prompts.frozen import FrozenPrompt, file_stem, is_stale, read_frozen
+from pytest_promptopt.prompts.signature import Signature
+
+SNAPSHOT_FOLDER = "__prompts__"
+
+
+class PromptOptWarning(UserWarning):
+    """Something that a prompt does otherwise than one might expect, such as running its source because it is stale."""
+
+
+class Standing(StrEnum):
+    """Why a compiled prompt is in force."""
+
+    SOURCE = "source"  # nothing was frozen for this model
+    FROZEN = "frozen"
+    EDITED = "edited"  # frozen, then changed by hand: used, shown, judged
+    STALE = "stale"  # frozen for another docstring or signature: the source runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The compiled prompt in force for one model, and why; ``path`` is the file, which may not exist."""
+
+    standing: Standing
+    model: str
+    compiled: CompiledPrompt
+    path: Path
+    frozen: FrozenPrompt | None = None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the frozen prompt is what runs, edited or not."""
+        return self.standing in (Standing.FROZEN, Standing.EDITED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptHome:
+    """Where a prompt lives, and so where its snapshots do: its name, module and file."""
+
+    name: str
+    module: str
+    file: Path
+    line: int
+
+    def snapshot_path(self, model: str) -> Path:
+        """The file that holds the compiled prompt for ``model``."""
+        return self.file.parent / SNAPSHOT_FOLDER / f"{file_stem(self.name, model)}.toml"
+
+    def read_snapshot(self, model: str) -> str | None:
+        """The text of that file, also out of a zipped package; ``None`` when there is none."""
+        path = self.snapshot_path(model)
+        package = self.module.rpartition(".")[0]
+        try:
+            if package and not path.parent.is_dir():
+                return (resources.files(package) / SNAPSHOT_FOLDER / path.name).read_text(encoding="utf-8")
+            return path.read_bytes().decode("utf-8")
+        except (FileNotFoundError, NotADirectoryError, ModuleNotFoundError):
+            return None
+        except UnicodeDecodeError as error:
+            message = f"{path}: not UTF-8 text ({error}); restore it with: git checkout -- {path}"
+            raise SnapshotError(message, path=path) from error
+
+
+class Shelf:
+    """Frozen prompts, each file read once under a lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._snapshots: dict[tuple[Path, str, str], Snapshot] = {}
+
+    def find(self, home: PromptHome, signature: Signature, source: CompiledPrompt, model: str) -> Snapshot:
+        """What is in force for ``model``. Raises ``SnapshotError`` when its file cannot be read."""
+        key = (home.file, home.name, model)
+        snapshot = self._snapshots.get(key)
+        if snapshot is None:
+            with self._lock:
+                snapshot = self._snapshots.get(key) or self._read(home, signature, source, model)
+                self._snapshots[key] = snapshot
+        return snapshot
+
+    def forget(self) -> None:
+        """Read every file anew from now on."""
+        with self._lock:
+            self._snapshots.clear()
+
+    @staticmethod
+    def _read(home: PromptHome, signature: Signature, source: CompiledPrompt, model: str) -> Snapshot:
+        path = home.snapshot_path(model)
+        text = home.read_snapshot(model)
+        if text is None:
+            return Snapshot(standing=Standing.SOURCE, model=model, compiled=source, path=path)
+        frozen = read_frozen(text, path=path)
+        _check_owner(frozen, home, model, path)
+        if is_stale(frozen, signature_digest=signature.digest, source_digest=signature.source_digest):
+            return Snapshot(standing=Standing.STALE, model=model, compiled=source, path=path, frozen=frozen)
+        standing = Standing.EDITED if frozen.is_edited else Standing.FROZEN
+        return Snapshot(standing=standing, model=model, compiled=frozen.compiled, path=path, frozen=frozen)
+
+
+def _check_owner(frozen: FrozenPrompt, home: PromptHome, model: str, path: Path) -> None:
+    if (frozen.prompt, frozen.model) != (home.name, model):
+        raise SnapshotError(
+            f"{path}: holds {frozen.prompt} for {frozen.model}, but its name says {home.name} for {model}; "
+            f"rename it, or delete it and run: pytest --optimize-prompts --prompt {home.name}",
+            path=path,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """One run's world. Models are named strongest first: command line, environment, ``configure``, ini."""
+
+    client: Client
+    shelf: Shelf = field(default_factory=Shelf)
+    command_line_model: str | None = None
+    environment_model: str | None = None
+    configured_model: str | None = None
+    ini_model: str | None = None
+    is_production: bool = False
+    requires_snapshots: bool = False
+
+    def choose_model(self, pinned: str | None = None) -> str:
+        """The model that a prompt called here and now runs on. Raises ``ModelError`` when none is named anywhere."""
+        evaluation = current_evaluation()
+        model = (
+            pinned
+            or chosen_model()
+            or (evaluation.model if evaluation else None)
+            or self.command_line_model
+            or self.environment_model
+            or self.configured_model
+            or self.ini_model
+        )
+        if not model:
+            raise ModelError(NO_MODEL)
+        return model
+
+
+NO_MODEL = (
+    "no model is configured: name one with --prompt-model, the environment variable PROMPTOPT_MODEL, "
+    'promptopt_model in the ini file, or configure(model=…); "offline/keyword" is a simulator that needs no key'
+)
+
+
+class _Production:
+    """The runtime outside any run of ours: made on first use, changed by ``configure`` alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runtime: Runtime | None = None
+        self._client: Callable[[], Client] | None = None
+        self.model: str | None = None
+        self.requires_snapshots = False
+        self.warned: set[tuple[str, str]] = set()
+
+    def configure(self, model: str | None, requires_snapshots: bool | None) -> None:
+        with self._lock:
+            self.model = self.model if model is None else model
+            self.requires_snapshots = self.requires_snapshots if requires_snapshots is None else requires_snapshots
+            self._runtime = None
+
+    def runtime(self) -> Runtime:
+        with self._lock:
+            if self._runtime is None:
+                self._runtime = Runtime(
+                    client=_production_client(),
+                    environment_model=os.environ.get("PROMPTOPT_MODEL"),
+                    configured_model=self.model,
+                    is_production=True,
+                    requires_snapshots=self.requires_snapshots,
+                )
+            return self._runtime
+
+
+_production = _Production()
+
+
+def _production_client() -> Client:
+    from pytest_promptopt.lms.ceiling import Ceiling
+    from pytest_promptopt.lms.client import Mode
+    from pytest_promptopt.lms.registry import Registry
+
+    return Client(lm_for=Registry().lm_for, store=None, ceiling=Ceiling(), mode=Mode.LIVE)
+
+
+def configure(*, model: str | None = None, require_snapshot: bool | None = None) -> None:
+    """Set what prompts run as outside pytest, and the default model inside it.
+
+    ``model`` is weaker than ``PROMPTOPT_MODEL`` and stronger than the ini file. With ``require_snapshot`` a prompt
+    whose snapshot is missing or stale raises :class:`~pytest_promptopt.errors.SnapshotError` in production; without it, it
+    warns once and runs the source.
+    """
+    _production.configure(model, require_snapshot)
+
+
+def current_runtime() -> Runtime:
+    """The runtime of the active run, else production's."""
+    runtime = provided_runtime()
+    if runtime is None:
+        return _production.runtime()
+    return runtime if _production.model is None else replace(runtime, configured_model=_production.model)
+
+
+def check_production(snapshot: Snapshot, name: str) -> None:
+    """Refuse or mention, once, that a prompt runs its source in production."""
+    if snapshot.is_frozen:
+        return
+    what = "stale" if snapshot.standing is Standing.STALE else "missing"
+    message = f"{name}: its snapshot for {snapshot.model} is {what}, so the source runs ({snapshot.path})"
+    if _production.requires_snapshots:
+        raise SnapshotError(
+            f"{message}; freeze one with: pytest --optimize-prompts --prompt {name}", path=snapshot.path
+        )
+    if (name, snapshot.model) not in _production.warned:
+        _production.warned.add((name, snapshot.model))
+        warnings.warn(message, PromptOptWarning, stacklevel=4)

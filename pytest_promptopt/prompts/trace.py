@@ -1,0 +1,26 @@
+"""One prompt call as it happened inside an evaluated row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_promptopt.prompts.compiled import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptCall:
+    """What went into a prompt and what came out, as JSON values.
+
+    ``output`` is ``None`` with ``is_parsed`` false when the reply could not be read as the prompt's output. ``digest``
+    is the content digest of the compiled prompt that ran.
+    """
+
+    prompt: str
+    inputs: Mapping[str, Json]
+    output: Json
+    reasoning: str | None
+    reply: str
+    is_parsed: bool = True
+    digest: str = ""
+    model: str = ""
