@@ -1,0 +1,385 @@
+"""The driver runs a strategy: it answers what the generator asks, keeps count of calls, and picks the winner.
+
+It never pays twice for one (candidate, row), refuses a batch that the allowance cannot hold before any of it runs, and
+falls back to the best candidate that was scored on all val rows whenever a strategy ends without a better answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from random import Random
+from threading import Lock
+from typing import Protocol, TypeAlias
+
+from pytest_promptopt.errors import BudgetExhausted, UsageError
+from pytest_promptopt.optimizers.base import (
+    Announce,
+    Complete,
+    Completion,
+    Evaluate,
+    Optimizer,
+    Outcome,
+    Pair,
+    Rejection,
+    Request,
+    Row,
+    Search,
+    Task,
+    Trace,
+)
+from pytest_promptopt.prompts.candidate import Candidate
+
+
+class Workbench(Protocol):
+    """What the driver needs from the world: it runs what it is handed concurrently and answers in that order.
+
+    Every prompt call and every completion in it spends from the search's :class:`Allowance`. It raises
+    ``BudgetExhausted`` when a ceiling is hit; any other exception ends the search and is passed on.
+    """
+
+    @property
+    def is_own_teacher(self) -> bool:
+        """Whether the model under test is its own teacher, so that a first trace is what an evaluation gives."""
+
+    def evaluate(self, pairs: Sequence[Pair]) -> Sequence[Outcome]:
+        """Run each row with its candidate on the model under test; outcomes hold the prompt calls they came from."""
+
+    def trace(self, pairs: Sequence[Pair], attempt: int) -> Sequence[Outcome]:
+        """Run each row with its candidate on the teacher; attempts after 0 are fresh draws at temperature 1."""
+
+    def complete(self, completions: Sequence[Completion]) -> Sequence[str]:
+        """Ask the proposer, one call a completion."""
+
+
+class Allowance:
+    """How many logical calls one search may make, replies from a store included; thread-safe.
+
+    Counting what is asked, not what is paid, keeps a search's course the same whether its replies were stored or not.
+    """
+
+    def __init__(self, max_calls: int | None) -> None:
+        self.max_calls = max_calls
+        self._calls = 0
+        self._lock = Lock()
+
+    def spend(self) -> None:
+        """Count one call that is about to be made. Raises ``BudgetExhausted`` when it is one too many."""
+        with self._lock:
+            if not self.covers(1):
+                raise BudgetExhausted(f"the search may make {self.max_calls} calls and has made them")
+            self._calls += 1
+
+    @property
+    def calls(self) -> int:
+        """Calls so far."""
+        return self._calls
+
+    @property
+    def remaining(self) -> int | None:
+        """Calls left; ``None`` without a limit."""
+        return None if self.max_calls is None else self.max_calls - self._calls
+
+    def covers(self, calls: int) -> bool:
+        """Whether that many more calls may be made."""
+        return self.remaining is None or calls <= self.remaining
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A candidate and its score on all val rows."""
+
+    candidate: Candidate
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialScored:
+    """A candidate has been scored on all val rows."""
+
+    trial: Trial
+    best_score: float
+    start_score: float
+    calls: int
+    max_calls: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundEnded:
+    """A strategy says that a round of ``rounds`` is over, and what it was about."""
+
+    text: str
+    round: int
+    rounds: int
+    best_score: float
+    start_score: float
+    calls: int
+    max_calls: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A candidate or a proposal is out, without a score."""
+
+    rejection: Rejection
+
+
+Event: TypeAlias = TrialScored | RoundEnded | Rejected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a search came back with.
+
+    ``score`` is the winner's on the val rows that it was chosen by, so it is optimistic; ``trials`` are in the order of
+    evaluation, the source first; ``is_cut`` says that the budget ended the search.
+    """
+
+    candidate: Candidate
+    score: float
+    source_score: float
+    trials: tuple[Trial, ...]
+    is_cut: bool
+    rejected: tuple[Rejection, ...]
+    calls: int
+
+
+def drive(
+    optimizer: Optimizer,
+    task: Task,
+    workbench: Workbench,
+    allowance: Allowance,
+    *,
+    rng: Random,
+    known: Mapping[Pair, Outcome],
+    calls_per_row: Mapping[Row, int],
+    observer: Callable[[Event], None],
+) -> Found:
+    """Run ``optimizer`` on ``task`` and return the best candidate it found, the source if none is better.
+
+    ``known`` are the source's outcomes from the baseline run, prompt calls included, ``calls_per_row`` how many calls a
+    row made there. A source with full marks on all val rows cannot be beaten, so nothing is searched then. Raises
+    ``UsageError`` when no val row has a score, ``BudgetExhausted`` when not even the source could be scored, and
+    whatever ended the workbench's work.
+    """
+    calls_before = allowance.calls
+    ledger = _Ledger(task, workbench, allowance, known, calls_per_row, observer)
+    start = ledger.score_source()
+    answer, is_cut = (task.source, False) if start.score >= 1.0 else _converse(optimizer.search(task, rng), ledger)
+    winner, is_short = ledger.judge(answer)
+    return Found(
+        candidate=winner.candidate,
+        score=winner.score,
+        source_score=start.score,
+        trials=tuple(ledger.trials.values()),
+        is_cut=is_cut or is_short,
+        rejected=tuple(ledger.rejected),
+        calls=allowance.calls - calls_before,
+    )
+
+
+def _converse(search: Search, ledger: _Ledger) -> tuple[Candidate | None, bool]:
+    """Answer the generator until it returns. Gives its candidate, if any, and whether the budget ended the talk."""
+    with closing(search):
+        request = _advance(search, None)
+        while not isinstance(request, _Returned):
+            try:
+                results = ledger.answer(request)
+            except BudgetExhausted as end:
+                return _last_word(search, end), True
+            request = _advance(search, results)
+    return request.candidate, False
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    candidate: Candidate
+
+
+def _advance(search: Search, results: tuple[Outcome, ...] | tuple[str, ...] | None) -> Request | _Returned:
+    try:
+        return search.send(results)
+    except StopIteration as end:
+        return _Returned(_checked(end.value))
+
+
+def _checked(answer: object) -> Candidate:
+    if not isinstance(answer, Candidate):
+        raise TypeError(f"an optimizer returns a Candidate, not {answer!r}")
+    return answer
+
+
+def _last_word(search: Search, end: BudgetExhausted) -> Candidate | None:
+    """What the generator returns once it knows that the budget is gone; ``None`` when it lets it pass or asks on."""
+    try:
+        search.throw(end)
+    except StopIteration as returned:
+        return None if returned.value is None else _checked(returned.value)
+    except BudgetExhausted:
+        return None
+    with suppress(RuntimeError):  # a generator that asks on while it is being closed
+        search.close()
+    return None
+
+
+class _Ledger:
+    """All that one search asked and was told."""
+
+    def __init__(
+        self,
+        task: Task,
+        workbench: Workbench,
+        allowance: Allowance,
+        known: Mapping[Pair, Outcome],
+        calls_per_row: Mapping[Row, int],
+        observer: Callable[[Event], None],
+    ) -> None:
+        self.task = task
+        self.workbench = workbench
+        self.allowance = allowance
+        self.outcomes: dict[Pair, Outcome] = dict(known)
+        self.traces: dict[tuple[Pair, int], Outcome] = {}
+        self.calls_per_row = calls_per_row
+        self.usual_calls = max(calls_per_row.values(), default=1)
+        self.observer = observer
+        self.rows = frozenset((*task.trainset, *task.valset))
+        self.trials: dict[Candidate, Trial] = {}
+        self.out: set[Candidate] = set()
+        self.rejected: list[Rejection] = []
+        self.start_score = 0.0
+
+    def score_source(self) -> Trial:
+        """Put the source down as the first trial."""
+        rows = self.task.valset
+        score = self.task.mean(rows, self.evaluate([(self.task.source, row) for row in rows]))
+        if score is None:
+            raise UsageError(
+                f"none of the {len(rows)} val rows has a score under the source, so nothing can be compared: "
+                "add rows, or let fewer of them skip"
+            )
+        self.start_score = score
+        return self.trials.setdefault(self.task.source, Trial(candidate=self.task.source, score=score))
+
+    def answer(self, request: Request) -> tuple[Outcome, ...] | tuple[str, ...] | None:
+        """Do what the strategy asks for."""
+        match request:
+            case Evaluate():
+                return self.evaluate(request.pairs)
+            case Trace():
+                return self.trace(request.pairs, request.attempt)
+            case Complete():
+                return self.complete(request.completions)
+            case Announce():
+                self.announce(request)
+                return None
+        raise TypeError(f"an optimizer yields Evaluate, Trace, Complete or Announce, not {request!r}")
+
+    def evaluate(self, pairs: Sequence[Pair]) -> tuple[Outcome, ...]:
+        self.check(pairs)
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.outcomes]
+        if missing:
+            self.refuse_beyond_allowance(missing)
+            self.outcomes.update(zip(missing, self.workbench.evaluate(missing), strict=True))
+            self.note(candidate for candidate, _ in missing)
+        return tuple(self.outcomes[pair] for pair in pairs)
+
+    def trace(self, pairs: Sequence[Pair], attempt: int) -> tuple[Outcome, ...]:
+        if attempt == 0 and self.workbench.is_own_teacher:
+            return self.evaluate(pairs)
+        self.check(pairs)
+        missing = [pair for pair in dict.fromkeys(pairs) if (pair, attempt) not in self.traces]
+        if missing:
+            self.refuse_beyond_allowance(missing)
+            outcomes = self.workbench.trace(missing, attempt)
+            self.traces.update(zip([(pair, attempt) for pair in missing], outcomes, strict=True))
+        return tuple(self.traces[pair, attempt] for pair in pairs)
+
+    def complete(self, completions: Sequence[Completion]) -> tuple[str, ...]:
+        if not self.allowance.covers(len(completions)):
+            raise BudgetExhausted(f"{len(completions)} completions do not fit into the calls that are left")
+        return tuple(self.workbench.complete(completions)) if completions else ()
+
+    def announce(self, announce: Announce) -> None:
+        for rejection in announce.rejected:
+            self.reject(rejection)
+        self.observer(
+            RoundEnded(
+                text=announce.text,
+                round=announce.round,
+                rounds=announce.rounds,
+                best_score=self.best().score,
+                start_score=self.start_score,
+                calls=self.allowance.calls,
+                max_calls=self.allowance.max_calls,
+            )
+        )
+
+    def check(self, pairs: Sequence[Pair]) -> None:
+        """A strategy may ask for rows it was given, and for prompts it was given."""
+        for candidate, row in pairs:
+            if row not in self.rows:
+                raise ValueError(f"the optimizer asked for {row}, which is neither a train nor a val row of its task")
+            if candidate.keys() != self.task.source.keys():
+                raise ValueError(f"the optimizer made a candidate for {[*candidate]}, not for {[*self.task.source]}")
+
+    def refuse_beyond_allowance(self, pairs: Sequence[Pair]) -> None:
+        """Refuse a batch as a whole, so that none of it is paid for and then thrown away."""
+        calls = sum(self.calls_per_row.get(row, self.usual_calls) for _, row in pairs)
+        if not self.allowance.covers(calls):
+            raise BudgetExhausted(f"{len(pairs)} rows with about {calls} calls do not fit into the calls that are left")
+
+    def note(self, candidates: Iterable[Candidate]) -> None:
+        """Put down which candidates raised and which are now known on all val rows, in the order of asking."""
+        for candidate in dict.fromkeys(candidates):
+            if candidate not in self.out:
+                self.note_rejection(candidate)
+            if candidate not in self.out and candidate not in self.trials:
+                self.note_score(candidate)
+
+    def note_rejection(self, candidate: Candidate) -> None:
+        asked = (self.outcomes.get((candidate, row)) for row in (*self.task.valset, *self.task.trainset))
+        raised = next((outcome for outcome in asked if outcome is not None and outcome.is_rejected), None)
+        if raised is not None:
+            self.out.add(candidate)
+            self.trials.pop(candidate, None)
+            self.reject(Rejection(subject=candidate, reason=raised.feedback))
+
+    def note_score(self, candidate: Candidate) -> None:
+        rows = self.task.valset
+        known = [outcome for row in rows if (outcome := self.outcomes.get((candidate, row))) is not None]
+        score = self.task.mean(rows, known) if len(known) == len(rows) else None
+        if score is not None and candidate != self.task.source:
+            self.enter(Trial(candidate=candidate, score=score))
+
+    def enter(self, trial: Trial) -> None:
+        self.trials[trial.candidate] = trial
+        self.observer(
+            TrialScored(
+                trial=trial,
+                best_score=self.best().score,
+                start_score=self.start_score,
+                calls=self.allowance.calls,
+                max_calls=self.allowance.max_calls,
+            )
+        )
+
+    def reject(self, rejection: Rejection) -> None:
+        self.rejected.append(rejection)
+        self.observer(Rejected(rejection=rejection))
+
+    def best(self) -> Trial:
+        """The best trial so far; of equal ones the first, and the source is the first of all."""
+        return max(self.trials.values(), key=lambda trial: trial.score)
+
+    def judge(self, answer: Candidate | None) -> tuple[Trial, bool]:
+        """The winner's trial, and whether the allowance was too short to score the strategy's own answer."""
+        if answer is None:
+            return self.best(), False
+        try:
+            self.evaluate([(answer, row) for row in self.task.valset])
+        except BudgetExhausted:
+            return self.best(), True
+        start = self.trials[self.task.source]
+        trial = self.trials.get(answer) or self.best()
+        return (trial if trial.score >= start.score else start), False
