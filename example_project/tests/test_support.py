@@ -24,7 +24,7 @@ def test_sets_priority(example):
     assert priority(ticket=example["ticket"]) == example["priority"]
 
 
-@pytest.mark.prompt_metric("tickets", threshold=0.65, labels={"route": "team", "priority": "priority"})
+@pytest.mark.prompt_metric("tickets", threshold=0.65)
 def test_triages_tickets(example):
     """Half a point for the team; half for the priority, of which one step off keeps a quarter."""
     decided = triage(example["ticket"])

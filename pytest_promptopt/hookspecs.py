@@ -1,0 +1,39 @@
+"""What other packages and a project's conftest may extend.
+
+An implementation may leave out arguments it does not need. A package that must also load without this plugin writes
+``@pytest.hookimpl(optionalhook=True)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_promptopt.lms.base import LM, AsyncLM
+    from pytest_promptopt.reports.records import JobReport, MetricReport
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_promptopt_make_lm(config: pytest.Config, model: str) -> LM | AsyncLM | None:
+    """Give the language model behind ``model``, or ``None`` to leave it to others; asked once a model.
+
+    A conftest puts a fake in here::
+
+        def pytest_promptopt_make_lm(model):
+            if model == "scripted/desk":
+                return ScriptedLM({"refund": "billing"}, default="account")
+    """
+
+
+def pytest_promptopt_optimizers(config: pytest.Config) -> dict[str, str]:  # type: ignore[empty-body]  # a specification
+    """Give further strategies: name → ``"module:attribute"``, imported when chosen."""
+
+
+def pytest_promptopt_metric_finished(config: pytest.Config, report: MetricReport) -> None:
+    """One metric ended a plain run; called in the process that prints the summary."""
+
+
+def pytest_promptopt_job_finished(config: pytest.Config, report: JobReport) -> None:
+    """One prompt's search ended, and what it froze is on disk."""

@@ -1,0 +1,296 @@
+"""The door to pytest: options, ini values, the marker, and hooks that return at once where no metric is.
+
+Imports pytest and nothing else of weight; what the hooks do lives in :mod:`pytest_promptopt.session`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from pytest_promptopt.prompts.runtime import Runtime
+    from pytest_promptopt.session.run import Run
+
+MARKER = "prompt_metric"
+_MARKER_HELP = (
+    "prompt_metric(dataset, *, threshold=None, arg='example', labels=None, margin=0.05, weight=1.0, repeats=1, "
+    "concurrency=None, group=None, must_pass=(), example_timeout=None, prompts=None): this test is a metric; it runs "
+    "once for every row of the dataset, a fixture's name or a .jsonl, .json or .csv file beside the test."
+)
+_NAMES = {
+    "prompt_patterns": (
+        "--prompt",
+        "PATTERN",
+        "Search these prompts only, by name or pattern (repeatable); others are held.",
+    ),
+    "prompt_model": (
+        "--prompt-model",
+        "MODEL",
+        "Model under test, such as offline/keyword or openai/gpt-4.1-mini; repeat for a matrix.",
+    ),
+    "prompt_proposer": (
+        "--prompt-proposer",
+        "MODEL",
+        "Model that writes proposals and teaches; default: the model under test.",
+    ),
+    "prompt_optimizer": ("--prompt-optimizer", "NAME", "Strategy of the search; default: auto."),
+    "prompt_set": ("--prompt-set", "NAME.KEY=VALUE", "A strategy's setting, such as copro.breadth=5 (repeatable)."),
+    "prompt_budget": (
+        "--prompt-budget",
+        "N",
+        'Most LM calls of the whole run, or "none"; default: 1000 outside the process.',
+    ),
+    "prompt_max_cost": ("--prompt-max-cost", "USD", 'Most money of the whole run, or "none"; default: 1.00.'),
+    "prompt_lm": (
+        "--prompt-lm",
+        "MODE",
+        "auto, replay (never call), live (always call), record, rerecord; default: auto, in CI replay.",
+    ),
+    "prompt_strict": (
+        "--prompt-strict",
+        "LIST",
+        "Of stale, orphan, unrecorded, unfrozen, inconclusive; or all, none: what fails, not warns.",
+    ),
+    "prompt_seed": ("--prompt-seed", "N", "Seed of the search; default: 0."),
+    "prompt_concurrency": ("--prompt-concurrency", "N", "Rows and calls at a time; default: 16."),
+}
+_REPEATABLE = ("prompt_patterns", "prompt_model", "prompt_set")
+_INIS = {
+    "promptopt_model": "Model under test when nothing stronger names one.",
+    "promptopt_proposer": "Model that writes proposals and teaches.",
+    "promptopt_optimizer": "Strategy of the search.",
+    "promptopt_budget": "Most LM calls of one run.",
+    "promptopt_max_cost": "Most US dollars of one run.",
+    "promptopt_lm": "Where replies may come from: auto, replay, live, record, rerecord.",
+    "promptopt_strict": "What fails instead of warning.",
+    "promptopt_seed": "Seed of the search.",
+    "promptopt_concurrency": "Rows and calls at a time.",
+    "promptopt_store": "Folder of the local reply store, below rootdir; default: .promptopt",
+    "promptopt_split": "Shares of train, val and test in percent; default: 30/30/40",
+    "promptopt_salt": "A new salt deals the rows anew.",
+    "promptopt_sealed_rows": "Most keys that confirmation and gate read; default: 200",
+    "promptopt_freeze_alpha": "Largest p at which a winner is frozen; default: 0.2 (0.05 for large sets)",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare every option and ini value."""
+    group = parser.getgroup("promptopt", "prompt metrics and prompt optimization")
+    group.addoption(
+        "--optimize-prompts",
+        action="store_true",
+        help="Search better instructions and demos, confirm winners on sealed rows, freeze them beside their owners.",
+    )
+    group.addoption(
+        "--prompt-bless",
+        action="store_true",
+        help="Accept this run's scores as baselines, and the source of stale prompts.",
+    )
+    for dest, (flag, metavar, text) in _NAMES.items():
+        action = "append" if dest in _REPEATABLE else "store"
+        group.addoption(flag, dest=dest, metavar=metavar, action=action, default=None, help=text)
+    for name, text in _INIS.items():
+        parser.addini(name, text, default="")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Let other packages and conftests extend the plugin."""
+    from pytest_promptopt import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker; start a run where one is asked for, else leave it to the first metric."""
+    config.addinivalue_line("markers", _MARKER_HELP)
+    config.stash[_RUN] = None
+    if config.getoption("optimize_prompts"):
+        from pytest_promptopt.session import misuse
+
+        misuse.refuse_workers(config)
+        from pytest_promptopt.session.jobs import OptimizeHooks
+
+        config.pluginmanager.register(OptimizeHooks(start_run(config)), "promptopt-optimize")
+    config.pluginmanager.register(Listener(config), "promptopt-listener")
+    from pytest_promptopt.prompts import active
+
+    config.stash[_FORMER_RUNTIME] = active.provide_runtime(lambda: start_run(config).runtime)
+
+
+_RUN = pytest.StashKey["Run | None"]()
+_FORMER_RUNTIME = pytest.StashKey["Callable[[], Runtime] | None"]()
+
+
+def start_run(config: pytest.Config) -> Run:
+    """The session's run, made when it is first needed."""
+    run = config.stash[_RUN]
+    if run is None:
+        from pytest_promptopt.session.run import Run
+
+        run = config.stash[_RUN] = Run(config)
+    return run
+
+
+def current_run(config: pytest.Config) -> Run | None:
+    """The session's run, if anything needed one."""
+    return config.stash.get(_RUN, None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close what the run opened."""
+    run = current_run(config)
+    if run is not None:
+        run.close()
+    from pytest_promptopt.prompts import active
+
+    active.provide_runtime(config.stash.get(_FORMER_RUNTIME, None))  # a session inside a session gives way to it
+
+
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
+    """One line on model, mode and ceilings, where prompts are configured at all."""
+    if not (
+        config.getoption("optimize_prompts") or config.getoption("prompt_model") or config.getini("promptopt_model")
+    ):
+        return None
+    from pytest_promptopt.session import header
+
+    return header.lines(start_run(config))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> Generator[None, Any, Any]:
+    """Put a metric's dataset fixture into its static closure, so that scopes and parametrization work."""
+    function = getattr(obj, "__func__", obj)
+    if getattr(function, "pytestmark", None) is None and not any(node.own_markers for node in collector.listchain()):
+        return (yield)
+    from pytest_promptopt.session import marker
+
+    if not marker.marks_function(collector, function):
+        return (yield)
+    from pytest_promptopt.session import collection
+
+    with collection.dataset_requested(collector, function):
+        return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a metric its row argument, and one item for each model under test."""
+    if metafunc.definition.get_closest_marker(MARKER) is not None:
+        from pytest_promptopt.session import collection
+
+        collection.parametrize(metafunc, start_run(metafunc.config).settings)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn misuse of the marker into a collection error."""
+    report = yield
+    nodes = report.result if report.passed else []
+    if any(isinstance(node, pytest.Item) for node in nodes):
+        if any(node.own_markers for node in (*collector.listchain(), *nodes)):
+            from pytest_promptopt.session import collection
+
+            collection.refuse_misuse(report)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note every collected metric before anything is deselected."""
+    if any(item.get_closest_marker(MARKER) for item in items):
+        start_run(config).note_collected(items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fix what the gate needs to know about the whole session."""
+    run = current_run(session.config)
+    if run is not None:
+        run.collection_finished(session)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Run a metric over its rows instead of once."""
+    if item.get_closest_marker(MARKER) is None or not isinstance(item, pytest.Function):
+        return (yield)
+    from pytest_promptopt.session import driving
+
+    driven, item.obj = item.obj, driving.make_driver(start_run(item.config), item)
+    try:
+        with driving.steady_assertions(item.config):
+            return (yield)
+    finally:
+        item.obj = driven
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send a metric's figures along with its report, as JSON alone."""
+    report = yield
+    run = current_run(item.config)
+    if run is not None and call.when == "call":
+        run.attach(item, report)
+    return report
+
+
+class Listener:
+    """Collects the figures that metrics send along; with workers, in the process that hears of all of them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep one report's figures, if it has any."""
+        figures = getattr(report, "promptopt", None)
+        if figures is not None:
+            start_run(self.config).hear(figures)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what was blessed; let the exit status tell."""
+    run = current_run(session.config)
+    if run is None:
+        return
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["promptopt_orphans"] = run.orphans
+        return
+    from pytest_promptopt.session import summary
+
+    summary.finish(run, session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Hear from a worker of pytest-xdist what only a process that collected can know."""
+    orphans = getattr(node, "workeroutput", {}).get("promptopt_orphans")
+    if orphans:
+        start_run(node.config).orphans = orphans
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The tables, where there is anything to say."""
+    run = current_run(terminalreporter.config)
+    if run is not None:
+        from pytest_promptopt.session import summary
+
+        summary.write(run, terminalreporter)
+
+
+@pytest.fixture(scope="session")
+def promptopt(request: pytest.FixtureRequest) -> Any:
+    """Facts of the run (model, mode, seed), and ``propagate(function)`` for threads that the plugin did not start."""
+    from pytest_promptopt.session.facts import Facts
+
+    return Facts.of(start_run(request.config))

@@ -1,0 +1,1 @@
+"""Reports: what a run tells its reader, on a terminal first."""

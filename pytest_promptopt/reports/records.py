@@ -1,0 +1,169 @@
+"""What one metric and one optimized prompt have to report: plain data that travels between processes as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+from pytest_promptopt.evaluation.outcome import Status
+from pytest_promptopt.evaluation.statistics import Interval
+from pytest_promptopt.gate import Verdict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowReport:
+    """One row: its score (``None`` without one), and the metric's own words in one line and in full."""
+
+    id: str
+    digest: str
+    score: float | None
+    status: Status
+    group: str | None = None
+    why: str = ""
+    feedback: str = ""
+    text: str = ""
+    is_outside_mean: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptState:
+    """What one prompt ran as, and where that stands."""
+
+    name: str
+    standing: str
+    digest: str
+    model: str
+    source_place: str
+    snapshot_place: str
+    frozen_demos: int = 0
+    before: str | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """LM calls of one metric or one run: asked for, replayed, sent out, and their cost (``None``: unknown)."""
+
+    calls: int = 0
+    replayed: int = 0
+    attempts: int = 0
+    cost_usd: float | None = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spending) -> Spending:
+        known = self.cost_usd is not None and other.cost_usd is not None
+        return Spending(
+            calls=self.calls + other.calls,
+            replayed=self.replayed + other.replayed,
+            attempts=self.attempts + other.attempts,
+            cost_usd=(self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
+            seconds=self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricReport:
+    """One metric's run on one model: rows, verdict, and what it takes to accept the scores as a baseline."""
+
+    nodeid: str
+    name: str
+    owner: str
+    model: str
+    path: str
+    total_rows: int
+    rows: tuple[RowReport, ...]
+    verdict: Verdict
+    threshold: float | None
+    margin: float
+    reads: str
+    metric_digest: str
+    baseline_path: str
+    text_name: str
+    prompts: tuple[PromptState, ...] = ()
+    must_pass: tuple[str, ...] = ()
+    skipped: int = 0
+    format_failures: int = 0
+    spending: Spending = field(default_factory=Spending)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stale(self) -> tuple[PromptState, ...]:
+        """The prompts whose frozen version no longer fits the code."""
+        return tuple(prompt for prompt in self.prompts if prompt.standing == "stale")
+
+    @property
+    def edited(self) -> tuple[PromptState, ...]:
+        """The prompts whose snapshot was changed by hand."""
+        return tuple(prompt for prompt in self.prompts if prompt.standing == "edited")
+
+    @property
+    def unfrozen(self) -> tuple[PromptState, ...]:
+        """The prompts that run their source because nothing was frozen for their model."""
+        return tuple(prompt for prompt in self.prompts if prompt.standing == "source")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedResult:
+    """What one metric's sealed rows said about a winner."""
+
+    metric: str
+    rows: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobReport:
+    """How the search of one prompt ended.
+
+    ``outcome`` is ``frozen``, ``unchanged`` (it is what is frozen already), ``kept`` or ``held``; ``reason`` says why.
+    ``selected`` scores are those the winner was chosen by, so optimistic; ``sealed`` ones are confirmed.
+    """
+
+    prompt: str
+    model: str
+    outcome: str
+    reason: str = ""
+    metrics: tuple[str, ...] = ()
+    start_score: float | None = None
+    selected_score: float | None = None
+    sealed_before: float | None = None
+    sealed_after: float | None = None
+    sealed_rows: int = 0
+    difference: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+    alpha: float | None = None
+    candidate: str = ""
+    path: str = ""
+    before: str = ""
+    after: str = ""
+    demos: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
+    spending: Spending = field(default_factory=Spending)
+    is_cut: bool = False
+    leads_group: bool = True
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def to_json(record: MetricReport | JobReport) -> dict[str, Any]:
+    """``record`` as JSON values only: what crosses to another process must be nothing else."""
+    kind: Any = type(record)
+    dumped: dict[str, Any] = _adapter(kind).dump_python(record, mode="json")
+    return dumped
+
+
+def from_json(kind: type[T], data: object) -> T:
+    """The record of type ``kind`` that :func:`to_json` made ``data`` of."""
+    adapter: Any = _adapter
+    record: T = adapter(kind).validate_python(data)
+    return record

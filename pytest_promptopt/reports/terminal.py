@@ -1,0 +1,389 @@
+"""What the terminal shows: verdict first, row ids and reasons beside the scores, and the next command to type.
+
+Records go in, text comes out; nothing here knows pytest, a file or a clock. Where there is nothing to say, nothing is
+said. Failures and jobs have a module each; this one has the table of metrics and the lines under it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from pytest_promptopt.evaluation.outcome import Status
+from pytest_promptopt.gate import Outcome, Verdict
+from pytest_promptopt.reports.failures import (
+    SHOWN_DIFF_LINES,
+    SHOWN_ROWS,
+    error_advice,
+    errors_by_message,
+    failure_text,
+    format_words,
+    model_flag,
+    rows_with,
+    scored_rows,
+    short_name,
+    stale_part,
+    test_of,
+    without_model,
+)
+from pytest_promptopt.reports.jobs import (
+    confirm_line,
+    job_heading,
+    job_notes,
+    job_table,
+    job_words,
+    outcome_line,
+    round_line,
+    rows_line,
+    start_line,
+)
+from pytest_promptopt.reports.records import MetricReport, PromptState, Spending
+from pytest_promptopt.reports.words import (
+    LINE_WIDTH,
+    cut,
+    diff_lines,
+    duration,
+    interval_words,
+    limit,
+    listed,
+    money,
+    p_words,
+    plural,
+    points,
+    signed,
+    table,
+    wrapped,
+)
+
+__all__ = [
+    "confirm_line",
+    "failure_text",
+    "job_heading",
+    "job_notes",
+    "job_table",
+    "job_words",
+    "metric_notes",
+    "metric_table",
+    "outcome_line",
+    "round_line",
+    "rows_line",
+    "start_line",
+]
+
+NAME_WIDTH = 36
+PARAGRAPH_INDENT = 14
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def metric_table(reports: Sequence[MetricReport], *, is_verbose: bool = False) -> str:
+    """One row a metric; with several models metrics × models, and each model's own table when ``is_verbose``."""
+    models = list(dict.fromkeys(report.model for report in reports))
+    if len(models) <= 1:
+        return _detailed_table(reports)
+    tables = [_matrix_table(reports, models)]
+    if is_verbose:
+        own = {model: [report for report in reports if report.model == model] for model in models}
+        tables += [f"{model or 'no model'}\n{_detailed_table(mine)}" for model, mine in own.items()]
+    return "\n\n".join(tables)
+
+
+def _detailed_table(reports: Sequence[MetricReport]) -> str:
+    headers = ("metric", "rows", "score", "90 % interval", "floor", "since baseline", "verdict")
+    names = _names(reports)
+    rows = [(names[report.nodeid], *_metric_cells(report)) for report in reports]
+    return table(headers, rows, ("left", "right", "right", "left", "right", "left", "left"))
+
+
+def _metric_cells(report: MetricReport) -> tuple[str, ...]:
+    verdict = report.verdict
+    return (
+        _row_cell(report),
+        "-" if verdict.score is None else f"{verdict.score:.3f}",
+        "-" if verdict.interval is None else interval_words(verdict.interval),
+        "-" if report.threshold is None else limit(report.threshold),
+        _since_baseline(report),
+        _verdict_words(report),
+    )
+
+
+def _row_cell(report: MetricReport) -> str:
+    """Rows that decide of all rows; where rows have no score, scored rows of those that would decide."""
+    deciding = [row for row in report.rows if not row.is_outside_mean and row.status is not Status.SKIPPED]
+    scored, total = len(scored_rows(report)), report.total_rows
+    if report.verdict.outcome in (Outcome.ERRORED, Outcome.UNRECORDED):
+        total = len(deciding)
+    return str(scored) if scored == total else f"{scored}/{total}"
+
+
+def _since_baseline(report: MetricReport) -> str:
+    verdict = report.verdict
+    if verdict.outcome is Outcome.ERRORED:
+        return plural(len(rows_with(report, Status.ERROR)), "error")
+    if verdict.outcome is Outcome.UNRECORDED:
+        return f"{len(rows_with(report, Status.UNRECORDED))} not recorded"
+    if verdict.score is None:
+        return "no rows"
+    if verdict.is_first_run:
+        return "first run"
+    if verdict.difference is None:
+        return "not comparable"
+    if verdict.lost or verdict.gained:
+        return f"{signed(verdict.difference, 3)}  -{len(verdict.lost)} +{len(verdict.gained)}"
+    return ", ".join(["unchanged", *_unpaired(verdict)])
+
+
+def _unpaired(verdict: Verdict) -> list[str]:
+    counts = ((verdict.new_rows, "new"), (verdict.changed_rows, "edited"), (verdict.missing_rows, "gone"))
+    return [f"{len(ids)} {word}" for ids, word in counts if ids]
+
+
+def _verdict_words(report: MetricReport) -> str:
+    """Capitals for what fails the test; a pass says what is odd about it."""
+    match report.verdict.outcome:
+        case Outcome.ERRORED:
+            return "ERROR"
+        case Outcome.INCONCLUSIVE:
+            return "inconclusive"
+        case Outcome.PASS:
+            marks = (report.stale, "stale"), (report.edited, "edited"), (report.verdict.is_ungated, "ungated")
+            return ", ".join(["pass", *(word for applies, word in marks if applies)])
+        case outcome:
+            return outcome.upper()
+
+
+def _matrix_table(reports: Sequence[MetricReport], models: Sequence[str]) -> str:
+    """Metrics × models: score and verdict. Models that do not fit side by side go into a table of their own."""
+    names = _names(reports)
+    cells = {(names[report.nodeid], report.model): _matrix_cell(report) for report in reports}
+    metrics = list(dict.fromkeys(names[report.nodeid] for report in reports))
+    widths = {model: max(len(model), *(len(cells.get((name, model), "-")) for name in metrics)) for model in models}
+    room = LINE_WIDTH - max(len("metric"), *map(len, metrics))
+    return "\n\n".join(
+        table(
+            ("metric", *(model or "no model" for model in side_by_side)),
+            [(name, *(cells.get((name, model), "-") for model in side_by_side)) for name in metrics],
+            ["left"] * (1 + len(side_by_side)),
+        )
+        for side_by_side in _side_by_side(models, widths.__getitem__, room)
+    )
+
+
+def _matrix_cell(report: MetricReport) -> str:
+    score = report.verdict.score
+    return _verdict_words(report) if score is None else f"{score:.3f}  {_verdict_words(report)}"
+
+
+def _side_by_side(models: Sequence[str], width_of: Callable[[str], int], room: int) -> Iterator[list[str]]:
+    """``models`` in runs that fit into ``room`` characters; at least one a run."""
+    run: list[str] = []
+    left = room
+    for model in models:
+        if run and width_of(model) + 2 > left:
+            yield run
+            run, left = [], room
+        run.append(model)
+        left -= width_of(model) + 2
+    yield run
+
+
+def _names(reports: Sequence[MetricReport]) -> dict[str, str]:
+    """Node id → the metric's name in tables: the test's, with its module where two tests share it."""
+    owners: dict[str, set[str]] = {}
+    for report in reports:
+        owners.setdefault(without_model(report.name, report.model), set()).add(report.owner)
+    return {
+        report.nodeid: cut(name if len(owners[name]) == 1 else report.owner, NAME_WIDTH)
+        for report in reports
+        for name in (without_model(report.name, report.model),)
+    }
+
+
+def _names_with_models(reports: Sequence[MetricReport]) -> dict[str, str]:
+    """Node id → the metric's name in sentences, with its model where there are several."""
+    names, is_matrix = _names(reports), _is_matrix(reports)
+    return {
+        report.nodeid: f"{names[report.nodeid]} on {report.model}" if is_matrix else names[report.nodeid]
+        for report in reports
+    }
+
+
+# --- under the table --------------------------------------------------------------------------------------------------
+
+
+def metric_notes(reports: Sequence[MetricReport], *, is_verbose: bool, is_ci: bool) -> list[str]:
+    """The lines under the table: what was read and paid, then a paragraph for whatever is not a plain pass."""
+    names = _names_with_models(reports)
+    totals = [*_decide_lines(reports), *_reply_lines(reports)]
+    paragraphs = [
+        *_inconclusive_notes(reports, names),
+        *_prompt_notes(reports),
+        *_unrecorded_notes(reports, names, is_ci=is_ci),
+        *_error_notes(reports, names),
+        *_small_notes(reports, names, is_verbose=is_verbose),
+    ]
+    gap = [""] if totals and paragraphs else []
+    return [*totals, *gap, *paragraphs, *_first_run_lines(reports)]
+
+
+def _decide_lines(reports: Sequence[MetricReport]) -> list[str]:
+    """After a freeze the search's rows are out: they would flatter the prompt."""
+    frozen = [report for report in reports if report.reads == "sealed"]
+    counts = {(sum(not row.is_outside_mean for row in report.rows), report.total_rows) for report in frozen}
+    counts = {(read, total) for read, total in counts if read < total}
+    if not counts:
+        return []
+    if len(counts) > 1:
+        return ["rows: the first number decides; the search saw the others (must-pass rows always run)"]
+    read, total = counts.pop()
+    return [f"rows: {read} of {total} decide; the search saw the other {total - read} (must-pass rows always run)"]
+
+
+def _reply_lines(reports: Sequence[MetricReport]) -> list[str]:
+    spent = sum((report.spending for report in reports), Spending())
+    if not spent.calls:
+        return []
+    replies = "1 reply" if spent.calls == 1 else f"{spent.calls} replies"
+    counts = f"{spent.replayed} replayed, {spent.attempts} called"
+    return [f"{replies}: {counts}, {money(spent.cost_usd)}, {duration(spent.seconds)}"]
+
+
+def _first_run_lines(reports: Sequence[MetricReport]) -> list[str]:
+    if not any(report.verdict.is_first_run and report.verdict.score is not None for report in reports):
+        return []
+    accept, improve = '"pytest --prompt-bless" accepts these scores', '"pytest --optimize-prompts" tries to better them'
+    return [f"no baseline yet: {accept}, {improve}"]
+
+
+def _inconclusive_notes(reports: Sequence[MetricReport], names: dict[str, str]) -> Iterator[str]:
+    for report in reports:
+        if report.verdict.outcome is Outcome.INCONCLUSIVE:
+            yield from _paragraph("inconclusive", _doubt_words(report, names[report.nodeid]), *_doubt_commands(report))
+
+
+def _doubt_words(report: MetricReport, name: str) -> str:
+    verdict = report.verdict
+    flips = [f"{word} {listed(ids)}." for ids, word in ((verdict.lost, "Lost"), (verdict.gained, "Gained")) if ids]
+    sentences = [f"{name}: {_drop_words(verdict)}.", *flips, _power_words(verdict)]
+    if verdict.lost:
+        sentences.append("Look at the rows it lost, or add rows.")
+    return " ".join(filter(None, sentences))
+
+
+def _drop_words(verdict: Verdict) -> str:
+    if verdict.rows_to_settle is None or verdict.difference is None or verdict.p is None:
+        return verdict.reasons[0]
+    chance = f"chance does that in {100 * verdict.p:.0f} of 100 runs ({p_words(verdict.p)})"
+    return f"worse by {points(-verdict.difference)}, but {chance}"
+
+
+def _power_words(verdict: Verdict) -> str:
+    """What these rows could prove at best, and how many would be enough."""
+    needed = verdict.rows_to_settle
+    if needed is None or needed <= verdict.paired_rows:
+        return ""
+    if verdict.provable_drop is None:
+        return f"About {needed} rows would settle this one."
+    rows, drop = plural(verdict.paired_rows, "row"), points(verdict.provable_drop)
+    return f"{rows} can only prove drops of about {drop}; about {needed} would settle this one."
+
+
+def _doubt_commands(report: MetricReport) -> list[str]:
+    """Where rows or code changed, no more rows of the old kind would help."""
+    if report.verdict.rows_to_settle is not None:
+        return []
+    return [f"accept these scores: pytest {test_of(report)} --prompt-bless{model_flag(report)}"]
+
+
+def _prompt_notes(reports: Sequence[MetricReport]) -> Iterator[str]:
+    """Each stale or edited prompt once; where its metric failed, the failure has told it already."""
+    told = [report for report in reports if report.verdict.outcome is not Outcome.FAIL]
+    is_matrix = _is_matrix(reports)
+    for prompt in _distinct(prompt for report in told for prompt in report.stale):
+        yield from _stale_note(prompt, is_matrix=is_matrix)
+    for prompt in _distinct(prompt for report in told for prompt in report.edited):
+        yield from _edited_note(prompt, is_matrix=is_matrix)
+
+
+def _is_matrix(reports: Sequence[MetricReport]) -> bool:
+    return len({report.model for report in reports}) > 1
+
+
+def _distinct(prompts: Iterable[PromptState]) -> list[PromptState]:
+    return [*{(prompt.name, prompt.model): prompt for prompt in prompts}.values()]
+
+
+def _stale_note(prompt: PromptState, *, is_matrix: bool) -> list[str]:
+    demos = {0: "", 1: ", without its demo"}.get(prompt.frozen_demos, f", without its {prompt.frozen_demos} demos")
+    why = f"its {stale_part(prompt)} changed after it was frozen ({prompt.source_place})"
+    flags = _flags(prompt, is_matrix=is_matrix)
+    return _paragraph(
+        "stale",
+        f"{_prompt_name(prompt, is_matrix=is_matrix)}: {why}, so the source ran here AND RUNS IN PRODUCTION{demos}.",
+        f"keep the edit: pytest --prompt-bless{flags}",
+        f"search again:  pytest --optimize-prompts{flags}",
+    )
+
+
+def _edited_note(prompt: PromptState, *, is_matrix: bool) -> list[str]:
+    name, place = _prompt_name(prompt, is_matrix=is_matrix), prompt.snapshot_place
+    undo = [] if prompt.before is None else [f"undo the edit: git checkout -- {shlex.quote(place)}"]
+    return _paragraph(
+        "edited",
+        f"{name}: {place} was edited after it was frozen; the edit is used and judged.",
+        *diff_lines(prompt.before, prompt.after, most=SHOWN_DIFF_LINES),
+        *undo,
+        f"search again:  pytest --optimize-prompts{_flags(prompt, is_matrix=is_matrix)}",
+    )
+
+
+def _prompt_name(prompt: PromptState, *, is_matrix: bool) -> str:
+    return f"{prompt.name} on {prompt.model}" if is_matrix else prompt.name
+
+
+def _flags(prompt: PromptState, *, is_matrix: bool) -> str:
+    model = f" --prompt-model {shlex.quote(prompt.model)}" if is_matrix else ""
+    return f" --prompt {short_name(prompt.name)}{model}"
+
+
+def _unrecorded_notes(reports: Sequence[MetricReport], names: dict[str, str], *, is_ci: bool) -> Iterator[str]:
+    where = "where a key is, then commit the recordings" if is_ci else "with a key"
+    for report in reports:
+        ids = [row.id for row in rows_with(report, Status.UNRECORDED)]
+        if ids:
+            missing = f"{names[report.nodeid]}: the replies of {plural(len(ids), 'row')} are missing ({listed(ids)})."
+            yield from _paragraph("unrecorded", missing, f"record them {where}: pytest --prompt-lm record")
+
+
+def _error_notes(reports: Sequence[MetricReport], names: dict[str, str]) -> Iterator[str]:
+    for report in reports:
+        groups = errors_by_message(report)
+        if groups:
+            each = [
+                f"{message.rstrip('.')} on {plural(len(ids), 'row')}" for message, ids in [*groups.items()][:SHOWN_ROWS]
+            ]
+            others = [f"{len(groups) - SHOWN_ROWS} other messages"] if len(groups) > SHOWN_ROWS else []
+            words = f"{names[report.nodeid]}: {'; '.join([*each, *others])}. {error_advice(report)}"
+            yield from _paragraph("error", words)
+
+
+def _small_notes(reports: Sequence[MetricReport], names: dict[str, str], *, is_verbose: bool) -> Iterator[str]:
+    for report in reports:
+        name = names[report.nodeid]
+        if report.skipped:
+            yield from _paragraph("skipped", f"{name}: {plural(report.skipped, 'row')} left out by skip or xfail")
+        if report.format_failures and report.verdict.outcome is not Outcome.FAIL:
+            yield from _paragraph("format", f"{name}: {format_words(report.format_failures)}")
+    for note in dict.fromkeys(note for report in reports for note in report.notes):
+        yield from _paragraph("note", note)
+    for report in reports if is_verbose else ():
+        drop, rows = report.verdict.provable_drop, report.verdict.paired_rows
+        if drop is not None:
+            proof = f"{plural(rows, 'row')} can prove drops of about {points(drop)}, in 80 of 100 runs"
+            yield from _paragraph("power", f"{names[report.nodeid]}: {proof}")
+
+
+def _paragraph(label: str, text: str, *lines: str) -> list[str]:
+    """``text`` wrapped beside its label, and ``lines`` under it as they are: a command must not be broken."""
+    beside = wrapped(f"{label:<{PARAGRAPH_INDENT}}{text}", indent=PARAGRAPH_INDENT)
+    return [*beside, *(f"{'':{PARAGRAPH_INDENT}}{line}" for line in lines)]

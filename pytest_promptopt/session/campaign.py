@@ -1,0 +1,175 @@
+"""The search for one model: evidence on the source, groups of prompts that share metrics, and calls shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_promptopt.evaluation.metric import Trial
+from pytest_promptopt.evaluation.outcome import RowResult, Status
+from pytest_promptopt.evaluation.split import Split
+from pytest_promptopt.prompts.candidate import Candidate
+from pytest_promptopt.prompts.prompt import Prompt
+from pytest_promptopt.reports.records import JobReport
+from pytest_promptopt.session.metric_item import MetricItem
+from pytest_promptopt.session.workbench import Bench, Evidence, JobError, MetricSkipped, refuse_fault, trials_of
+
+if TYPE_CHECKING:
+    from pytest_promptopt.session.run import Run
+
+AnyPrompt = Prompt[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Prompts that share metrics, searched together by the job of the first of them."""
+
+    prompts: tuple[AnyPrompt, ...]
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Campaign:
+    """All jobs of one model. The first job gathers the evidence; every group takes its share of what remains."""
+
+    run: Run
+    bench: Bench
+    metrics: Sequence[MetricItem]
+    prompts: Sequence[AnyPrompt]
+    source_calls: int = 0
+    groups: list[Group] | None = None
+    spent_by_groups: int = 0
+    reports: dict[str, list[JobReport]] = field(default_factory=dict)
+
+    def gather(self) -> list[Group]:
+        """Run the source on every searchable row once, and see which prompts each metric calls.
+
+        Leaves with exit status 4 when the budget cannot hold this and the confirmations. Raises ``JobError`` when a row
+        has no score under the source.
+        """
+        if self.groups is None:
+            splits = self._measure()
+            self._require(max((_least_calls(metric, split) for metric, split in splits), default=0), "")
+            source = Candidate({prompt.name: prompt.source for prompt in self.prompts})
+            sealed = {example.digest for _, split in splits for example in split.test}
+            evidence = [self._trace(metric, split, source, sealed) for metric, split in splits]
+            self.source_calls = sum(one.all_calls for one in evidence)
+            self.groups = self._group(evidence)
+            self._require(self.source_calls + self.reserve(self.groups), " at the calls that its rows really make")
+        return self.groups
+
+    def _measure(self) -> list[tuple[MetricItem, Split]]:
+        """The rows of every metric, before anything is called; a metric that is skipped measures nothing."""
+        splits: list[tuple[MetricItem, Split]] = []
+        for metric in self.metrics:
+
+            def plan(metric: MetricItem) -> list[Trial]:
+                splits.append((metric, metric.split(metric.examples())))
+                return []
+
+            try:
+                self.bench.run(metric, plan)
+            except MetricSkipped:
+                continue
+        return splits
+
+    def _trace(self, metric: MetricItem, split: Split, source: Candidate, sealed: Set[str]) -> Evidence:
+        whole, split = split, _without_twins(split, sealed)
+        results = self.bench.run(metric, lambda metric: trials_of(split.searchable, metric, source))
+        rows: dict[str, list[RowResult]] = {}
+        for result in results:
+            refuse_fault(metric, result)
+            if result.judgement.status is Status.ERROR:
+                raise JobError(f"{metric.nodeid}, row {result.id}, under the source: {result.judgement.feedback}")
+            rows.setdefault(result.id, []).append(result)
+        return Evidence(
+            metric=metric,
+            split=split,
+            left_out=len(whole.searchable) - len(split.searchable),
+            results={row: tuple(repeats) for row, repeats in rows.items()},
+        )
+
+    def _group(self, evidence: Sequence[Evidence]) -> list[Group]:
+        """Connected prompts: two belong together when one metric calls both."""
+        names = [prompt.name for prompt in self.prompts]
+        root = {name: name for name in names}
+
+        def find(name: str) -> str:
+            while root[name] != name:
+                name = root[name]
+            return name
+
+        for one in evidence:
+            called = [name for name in names if name in one.prompts]
+            for other in called[1:]:
+                root[find(other)] = find(called[0])
+        groups: dict[str, list[AnyPrompt]] = {}
+        for prompt in self.prompts:
+            groups.setdefault(find(prompt.name), []).append(prompt)
+        return [self._as_group(prompts, evidence) for prompts in groups.values()]
+
+    @staticmethod
+    def _as_group(prompts: Sequence[AnyPrompt], evidence: Iterable[Evidence]) -> Group:
+        names = {prompt.name for prompt in prompts}
+        return Group(prompts=tuple(prompts), evidence=tuple(one for one in evidence if names & set(one.prompts)))
+
+    def reserve(self, groups: Iterable[Group]) -> int:
+        """Calls that confirming all winners takes at most: both arms, and a fresh baseline where replies vary."""
+        return sum(
+            len(one.split.test) * one.most_calls_per_row * (3 if varies(group) else 2)
+            for group in groups
+            for one in group.evidence
+        )
+
+    def share(self, group: Group) -> int | None:
+        """Logical calls that the search of ``group`` may make: an equal share of what the others leave."""
+        most = self.run.ceiling.max_calls
+        if most is None:
+            return None
+        groups = [one for one in self.groups or () if one.evidence]
+        waiting = [one for one in groups if one.prompts[0].name not in self.reports]
+        left = most - self.source_calls - self.spent_by_groups - self.reserve(waiting)
+        return max(0, left // max(1, len(waiting)))
+
+    def _require(self, calls: int, why: str) -> None:
+        most = self.run.ceiling.max_calls
+        if most is not None and most < calls:
+            pytest.exit(
+                f"--prompt-budget {most} is below the reserve: measuring the source and confirming a winner takes at "
+                f"least {calls} calls{why}; give --prompt-budget {calls} or more, or fewer rows or metrics",
+                returncode=int(pytest.ExitCode.USAGE_ERROR),
+            )
+
+
+def _least_calls(metric: MetricItem, split: Split) -> int:
+    """Calls if every repeat of every row makes one: the source on searchable rows, two arms on sealed ones."""
+    return metric.options.repeats * (len(split.searchable) + 2 * len(split.test))
+
+
+def _without_twins(split: Split, sealed: Set[str]) -> Split:
+    """``split`` without the searchable rows that any metric seals, whatever their own key says."""
+    return replace(
+        split,
+        train=tuple(example for example in split.train if example.digest not in sealed),
+        val=tuple(example for example in split.val if example.digest not in sealed),
+    )
+
+
+def varies(group: Group) -> bool:
+    """Whether one and the same call may be answered differently."""
+    return any(prompt.signature.temperature > 0 for prompt in group.prompts) or any(
+        one.metric.options.repeats > 1 for one in group.evidence
+    )
+
+
+def models_of(group: Group, default: str) -> Mapping[str, str]:
+    """Prompt name → the model it was called with, which names its snapshot."""
+    models = {prompt.name: prompt.model or default for prompt in group.prompts}
+    for one in group.evidence:
+        for repeats in one.results.values():
+            for result in repeats:
+                models.update({call.prompt: call.model for call in result.calls if call.prompt in models})
+    return models

@@ -1,0 +1,286 @@
+"""From a search's winner to files: is it better on sealed rows, may it be frozen, and what is then written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from pytest_promptopt.evaluation.confirmation import Confirmation, Pair, Stratum, confirm, spent_alpha
+from pytest_promptopt.evaluation.outcome import RowResult
+from pytest_promptopt.evaluation.split import SMALLEST_TESTSET
+from pytest_promptopt.gate import Outcome, ScoredRow, judge
+from pytest_promptopt.optimizers.base import Optimizer
+from pytest_promptopt.optimizers.driver import Found
+from pytest_promptopt.prompts.candidate import Candidate
+from pytest_promptopt.prompts.compiled import Json, content_digest
+from pytest_promptopt.prompts.frozen import FrozenPrompt
+from pytest_promptopt.prompts.prompt import Prompt
+from pytest_promptopt.session.workbench import Bench, Evidence, JobError, outcome_of, run_arm
+from pytest_promptopt.snapshots.baseline import Baseline, BaselineRow, dump_baseline
+from pytest_promptopt.snapshots.change import Change, compare
+from pytest_promptopt.snapshots.compiled import dump_frozen
+
+if TYPE_CHECKING:
+    from pytest_promptopt.session.settings import Settings
+
+FRESH_DRAW = 1_000
+"""The repeats that confirm where replies vary start here, so that the baseline's draws, from 0 on, are others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One candidate on one metric's sealed rows: the rows with a score, and the digests of the prompts that ran."""
+
+    rows: tuple[ScoredRow, ...]
+    prompts: Mapping[str, str]
+
+    @property
+    def mean(self) -> float:
+        """The mean score."""
+        return fmean(row.score for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the sealed rows say about a winner. ``reason`` is why it is not frozen."""
+
+    is_frozen: bool
+    reason: str
+    winner: Mapping[str, Arm]
+    incumbent: Mapping[str, Arm]
+    confirmation: Confirmation | None = None
+
+
+def decide(
+    bench: Bench,
+    evidence: Sequence[Evidence],
+    *,
+    winner: Candidate,
+    incumbent: Candidate,
+    alpha: float,
+    varies: bool,
+) -> Decision:
+    """Run both arms on the sealed rows of all metrics and weigh them."""
+    sealed = sum(len(one.split.test) for one in evidence)
+    if any(len(one.split.test) < SMALLEST_TESTSET for one in evidence):
+        return Decision(is_frozen=False, reason=_too_few(evidence), winner={}, incumbent={})
+    first_repeat = FRESH_DRAW if varies else 0
+    arms: dict[str, dict[str, Arm]] = {"winner": {}, "incumbent": {}}
+    for one in evidence:
+        for name, candidate in (("incumbent", incumbent), ("winner", winner)):
+            results = run_arm(bench, one, one.split.test, candidate, first_repeat=first_repeat)
+            arm = arm_of(one, results)
+            if arm is None and name == "winner":
+                return Decision(is_frozen=False, reason=_raised(one, results), winner={}, incumbent=arms["incumbent"])
+            if arm is None:
+                raise JobError(_raised(one, results))
+            arms[name][one.metric.nodeid] = arm
+    strata = [
+        _stratum(one, arms["winner"][one.metric.nodeid], arms["incumbent"][one.metric.nodeid]) for one in evidence
+    ]
+    if not any(stratum.pairs for stratum in strata):
+        return Decision(
+            is_frozen=False, reason=f"none of the {sealed} sealed rows has a score", winner={}, incumbent={}
+        )
+    confirmation = confirm(strata, alpha=alpha)
+    reason = _veto(evidence, arms) if confirmation.is_better else _not_better(confirmation)
+    return Decision(is_frozen=not reason, reason=reason, confirmation=confirmation, **arms)
+
+
+def arm_of(evidence: Evidence, results: Mapping[str, Sequence[RowResult]]) -> Arm | None:
+    """The arm of ``results``; ``None`` when the metric raised on a row."""
+    digests = {row.id: row.digest for row in evidence.split.test}
+    rows = []
+    for row_id, repeats in results.items():
+        outcome = outcome_of(evidence.metric, repeats)
+        if outcome.is_rejected:
+            return None
+        if outcome.score is not None:
+            rows.append(ScoredRow(id=row_id, digest=digests[row_id], score=outcome.score, group=repeats[0].group))
+    calls = [call for repeats in results.values() for result in repeats for call in result.calls]
+    return Arm(rows=tuple(rows), prompts={call.prompt: call.digest for call in calls})
+
+
+def _stratum(evidence: Evidence, winner: Arm, incumbent: Arm) -> Stratum:
+    before = {row.id: row.score for row in incumbent.rows}
+    pairs = tuple(
+        Pair(winner=row.score, incumbent=before[row.id], group=row.group) for row in winner.rows if row.id in before
+    )
+    return Stratum(metric=evidence.metric.nodeid, pairs=pairs, weight=evidence.metric.options.weight)
+
+
+def _too_few(evidence: Sequence[Evidence]) -> str:
+    fewest = min(evidence, key=lambda one: len(one.split.test))
+    rule = fewest.metric.settings.split
+    have = len(fewest.split.test)
+    more = max(1, round((SMALLEST_TESTSET - have) / (1 - rule.train - rule.val)))
+    return (
+        f"{fewest.metric.title} has {have} sealed rows, {SMALLEST_TESTSET} are needed to confirm anything: "
+        f"add about {more} rows"
+    )
+
+
+def _raised(evidence: Evidence, results: Mapping[str, Sequence[RowResult]]) -> str:
+    for row_id, repeats in results.items():
+        outcome = outcome_of(evidence.metric, repeats)
+        if outcome.is_rejected:
+            return f"{evidence.metric.title} raised on row {row_id}: {outcome.feedback}"
+    return f"{evidence.metric.title} raised"
+
+
+def _not_better(confirmation: Confirmation) -> str:
+    if confirmation.difference <= 0:
+        return "not better on the sealed rows"
+    halved = "" if confirmation.p > 0.2 else f" (p must reach {confirmation.alpha:.3g} by now)"
+    return f"not proven better{halved}"
+
+
+def _veto(evidence: Sequence[Evidence], arms: Mapping[str, Mapping[str, Arm]]) -> str:
+    """Why one metric forbids a winner that is better on the whole; an empty string when none does."""
+    for one in evidence:
+        winner, incumbent = (arms[name][one.metric.nodeid] for name in ("winner", "incumbent"))
+        options = one.metric.options
+        baseline = {row.id: row for row in incumbent.rows}
+        if judge(winner.rows, baseline=baseline, margin=options.margin).outcome is Outcome.FAIL:
+            return f"{one.metric.title} got worse ({incumbent.mean:.3f} -> {winner.mean:.3f})"
+        if options.threshold is not None and winner.mean < options.threshold <= incumbent.mean:
+            return f"{one.metric.title} would fall below threshold={options.threshold} ({winner.mean:.3f})"
+    return ""
+
+
+def alpha_for(winner: Candidate, evidence: Iterable[Evidence], settings: Settings) -> float:
+    """The level that ``winner`` has to reach, after the distinct winners that its sealed rows have seen before."""
+    before = 0
+    for one in evidence:
+        seen = sealed_winners(one, settings)
+        before = max(before, seen.index(winner.digest) if winner.digest in seen else len(seen))
+    return spent_alpha(settings.freeze_alpha, before)
+
+
+def sealed_winners(evidence: Evidence, settings: Settings) -> tuple[str, ...]:
+    """The digests of the winners ever confirmed on these rows; none under a new salt."""
+    baseline = evidence.metric.baseline
+    return baseline.sealed if baseline is not None and baseline.salt == settings.split.salt else ()
+
+
+def remember_winner(evidence: Evidence, winner: Candidate, settings: Settings) -> Change:
+    """The baseline with one more winner among those that its sealed rows have seen, and nothing else changed."""
+    old = evidence.metric.baseline
+    seen = sealed_winners(evidence, settings)
+    sealed = seen if winner.digest in seen else (*seen, winner.digest)
+    metric = evidence.metric
+    baseline = Baseline(
+        metric=metric.owner,
+        model=metric.model or "",
+        reads="all" if old is None else old.reads,
+        metric_digest=metric.digest if old is None else old.metric_digest,
+        prompts={} if old is None else old.prompts,
+        rows=() if old is None else old.rows,
+        sealed=sealed,
+        salt=settings.split.salt,
+    )
+    return compare(metric.baseline_path, dump_baseline(baseline))
+
+
+def new_baseline(evidence: Evidence, arm: Arm, winner: Candidate, settings: Settings) -> Change:
+    """The baseline of a frozen winner: its scores on the sealed rows."""
+    seen = sealed_winners(evidence, settings)
+    metric = evidence.metric
+    baseline = Baseline(
+        metric=metric.owner,
+        model=metric.model or "",
+        reads="sealed",
+        metric_digest=metric.digest,
+        prompts=dict(sorted(arm.prompts.items())),
+        rows=tuple(BaselineRow(id=row.id, digest=row.digest, score=row.score, group=row.group) for row in arm.rows),
+        sealed=seen if winner.digest in seen else (*seen, winner.digest),
+        salt=settings.split.salt,
+    )
+    return compare(metric.baseline_path, dump_baseline(baseline))
+
+
+def snapshot_changes(
+    prompts: Sequence[Prompt[..., object]],
+    models: Mapping[str, str],
+    winner: Candidate,
+    provenance: Mapping[str, Mapping[str, Json]],
+) -> list[Change]:
+    """One file for each prompt that the winner changed; a prompt that it leaves at its source loses an older file."""
+    changes = []
+    for prompt in prompts:
+        model = models[prompt.name]
+        path = prompt.home.snapshot_path(model)
+        compiled = winner[prompt.name]
+        if compiled == prompt.source:
+            changes.append(compare(path, None))
+            continue
+        frozen = FrozenPrompt(
+            prompt=prompt.name,
+            model=model,
+            signature_digest=prompt.signature.digest,
+            source_digest=prompt.signature.source_digest,
+            content_digest=compiled.digest,
+            compiled=compiled,
+            provenance=provenance[prompt.name],
+            is_edited=False,
+        )
+        changes.append(compare(path, dump_frozen(frozen)))
+    return changes
+
+
+def provenance_of(
+    *,
+    settings: Settings,
+    optimizer: Optimizer,
+    found: Found,
+    decision: Decision,
+    evidence: Sequence[Evidence],
+    parent: str,
+    calls: int,
+) -> dict[str, Json]:
+    """Where a frozen prompt comes from; the same whenever the same search is run again, whatever was cached."""
+    confirmation = decision.confirmation
+    assert confirmation is not None
+    rows = sorted(example.digest for one in evidence for example in one.examples.values())
+    record: dict[str, Json] = {"optimizer": settings.optimizer, "seed": settings.seed, "calls": calls}
+    if settings.proposer:
+        record["proposer"] = settings.proposer
+    record |= {
+        "parent": parent,
+        "dataset": content_digest(list(rows)),
+        "split": str(settings.split),
+        "settings": plain_settings(optimizer),
+        "selection": {
+            "rows": sum(len(one.split.val) for one in evidence),
+            "start": round(found.source_score, 4),
+            "optimistic": round(found.score, 4),
+        },
+        "confirmation": {
+            "metrics": [one.metric.owner for one in evidence],
+            "rows": sum(len(arm.rows) for arm in decision.winner.values()),
+            "before": round(confirmation.incumbent, 4),
+            "after": round(confirmation.winner, 4),
+            "difference": round(confirmation.difference, 4),
+            "interval_90": [round(confirmation.interval.low, 4), round(confirmation.interval.high, 4)],
+            "p": float(f"{confirmation.p:.4g}"),
+            "alpha": confirmation.alpha,
+        },
+    }
+    return record
+
+
+def plain_settings(optimizer: Optimizer) -> dict[str, Json]:
+    """A strategy's settings by dotted name, nested strategies included."""
+    plain: dict[str, Json] = {}
+
+    def flatten(values: Mapping[str, object], prefix: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                flatten(value, f"{prefix}{name}.")
+            elif isinstance(value, bool | int | float | str):
+                plain[f"{prefix}{name}"] = value
+
+    flatten(asdict(optimizer), "")  # type: ignore[call-overload]  # strategies are frozen dataclasses
+    return plain

@@ -1,0 +1,160 @@
+"""The driver of a plain run: a metric's test, swapped for the loop that calls it once for every row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+
+from pytest_promptopt.errors import PromptOptError
+from pytest_promptopt.evaluation.loop import run_in_order, run_in_tasks, run_in_threads
+from pytest_promptopt.evaluation.metric import Metric, Trial
+from pytest_promptopt.evaluation.outcome import RowResult, Status, TestExceptions
+from pytest_promptopt.session import verdicts
+from pytest_promptopt.session.metric_item import MetricItem, ReadRows
+from pytest_promptopt.session.run import REPORT, Run
+
+KNOWN = TestExceptions(
+    failed=(AssertionError, pytest.fail.Exception),
+    skipped=(pytest.skip.Exception, pytest.xfail.Exception),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Work that an optimize job lays beside a metric before it runs it, and takes back with results."""
+
+    plan: Callable[[MetricItem], Sequence[Trial]]
+    results: list[RowResult] = field(default_factory=list)
+    failure: BaseException | None = None
+    has_run: bool = False
+
+    def take(self, results: list[RowResult], seconds: float) -> None:
+        """Hand the job what its rows gave."""
+        self.results, self.has_run = results, True
+
+
+BATCH = pytest.StashKey[Batch]()
+
+
+def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
+    """What takes the test's place in the call phase: a coroutine function exactly when the test is one."""
+    metric_item = run.metric_of(item)
+    function = item.obj
+    batch = item.stash.get(BATCH, None)
+
+    def assignment() -> tuple[Sequence[Trial], Callable[[list[RowResult], float], None]]:
+        """The rows to run, and what to do with their results."""
+        if batch is not None:
+            return batch.plan(metric_item), batch.take
+        read = metric_item.rows_to_read(metric_item.examples())
+        return verdicts.plan(metric_item, read), partial(_conclude, run, metric_item, read)
+
+    @contextmanager
+    def guard() -> Iterator[None]:
+        """Faults of the run travel to the job that asked; to everyone else they fail the test in plain words."""
+        try:
+            yield
+        except PromptOptError as error:
+            if batch is None:
+                pytest.fail(str(error), pytrace=False)
+            batch.failure = error
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            raise
+        except BaseException as error:
+            if batch is None:
+                raise
+            batch.failure = error
+
+    if metric_item.is_async:
+
+        async def adriver(**kwargs: Any) -> None:
+            with guard():
+                work, conclude = assignment()
+                start = time.perf_counter()
+                results = await _run_async(metric_item, _metric(metric_item, kwargs, function), work)
+                conclude(results, time.perf_counter() - start)
+
+        return adriver
+
+    def driver(**kwargs: Any) -> None:
+        with guard():
+            work, conclude = assignment()
+            start = time.perf_counter()
+            results = _run_sync(metric_item, _metric(metric_item, kwargs, function), work)
+            conclude(results, time.perf_counter() - start)
+
+    return driver
+
+
+def _metric(item: MetricItem, kwargs: dict[str, Any], function: Any) -> Metric:
+    return Metric(call=partial(item.call, kwargs, function), known=KNOWN, group=item.options.group)
+
+
+def _run_sync(item: MetricItem, metric: Metric, work: Sequence[Trial]) -> list[RowResult]:
+    limit = item.options.example_timeout
+    if item.is_debugged:
+        return run_in_order(work, partial(_stop_at_failure, metric))
+    if item.concurrency == 1 and limit is None:
+        return run_in_order(work, metric.run)
+    late = None if limit is None else partial(_late, metric, limit)
+    return run_in_threads(work, metric.run, concurrency=item.concurrency, timeout_seconds=limit, timed_out=late)
+
+
+async def _run_async(item: MetricItem, metric: Metric, work: Sequence[Trial]) -> list[RowResult]:
+    limit = item.options.example_timeout
+    late = None if limit is None else partial(_late, metric, limit)
+    return await run_in_tasks(work, metric.arun, concurrency=item.concurrency, timeout_seconds=limit, timed_out=late)
+
+
+def _late(metric: Metric, seconds: float, trial: Trial) -> RowResult:
+    return metric.timed_out(trial, seconds)
+
+
+def _stop_at_failure(metric: Metric, trial: Trial) -> RowResult:
+    """With a debugger waiting, the first failing row's own exception goes up, into the test's own frame."""
+    result = metric.run(trial)
+    if result.exception is not None and result.judgement.status is not Status.SKIPPED:
+        raise result.exception
+    return result
+
+
+def _conclude(run: Run, item: MetricItem, read: ReadRows, results: list[RowResult], seconds: float) -> None:
+    """Judge the rows, keep the report, and end the test as the verdict says."""
+    report = verdicts.judge_rows(run, item, read, results, seconds)
+    item.item.stash[REPORT] = report
+    if results and all(result.judgement.status is Status.SKIPPED for result in results):
+        pytest.skip(f"every row was left out: {results[0].judgement.feedback}")
+    text = verdicts.failure_text(run, report)
+    if text is not None:
+        pytest.fail(text, pytrace=False)
+
+
+@contextmanager
+def steady_assertions(config: pytest.Config) -> Iterator[None]:
+    """Assertion texts that are cheap and the same on a laptop and a build server, while a metric runs.
+
+    pytest cuts operands and diffs by verbosity and by whether ``CI`` is set; we cut the text ourselves. Its cache of
+    ini values is private, so it is used only where it is what we expect, and never against a user's own setting.
+    """
+    cache = getattr(config, "_inicache", None)
+    if not isinstance(cache, dict):
+        yield
+        return
+    wanted = {"assertion_text_diff_style": "block", "verbosity_assertions": "2"}
+    asked = {name for name in wanted if name in getattr(config, "_inicfg", {})}
+    before = {name: cache.get(name) for name in wanted if name not in asked}
+    cache.update({name: wanted[name] for name in before})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                cache.pop(name, None)
+            else:
+                cache[name] = value

@@ -1,0 +1,23 @@
+"""What git knows about a file, where git is and the file is known to it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+PATIENCE_SECONDS = 5.0
+
+
+def committed_text(path: Path, revision: str = "HEAD") -> str | None:
+    """The text of ``path`` at ``revision``; ``None`` when git cannot tell."""
+    try:
+        shown = subprocess.run(
+            ["git", "show", f"{revision}:./{path.name}"],
+            cwd=path.parent,
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        return shown.stdout.decode("utf-8") if shown.returncode == 0 else None
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,269 @@
+"""``--optimize-prompts``: the collected metrics become evidence, and every prompt an item that is a search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_promptopt.errors import BudgetExhausted, PromptOptError
+from pytest_promptopt.optimizers.registry import make_optimizer
+from pytest_promptopt.prompts.registry import prompts_by_name
+from pytest_promptopt.reports import terminal
+from pytest_promptopt.reports.progress import LiveLine
+from pytest_promptopt.reports.records import JobReport, to_json
+from pytest_promptopt.session.blessing import matches
+from pytest_promptopt.session.campaign import AnyPrompt, Campaign, Group
+from pytest_promptopt.session.search import Search
+from pytest_promptopt.session.workbench import Bench, JobError
+from pytest_promptopt.snapshots.change import check_writable
+
+if TYPE_CHECKING:
+    from pytest_promptopt.session.run import Run
+
+
+class PromptFile(pytest.File):
+    """The module that bears prompts, as pytest's tree shows it."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Nothing: jobs are made from evidence, not from the file."""
+        return iter(())
+
+
+class PromptJob(pytest.Item):
+    """The search of one prompt on one model. It owns its protocol, and never enters pytest's set-up state."""
+
+    def __init__(self, *, prompt: AnyPrompt, campaign: Campaign, model: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.prompt = prompt
+        self.campaign = campaign
+        self.model = model
+
+    def runtest(self) -> None:
+        """Never called: the job runs in ``pytest_runtest_protocol``."""
+        raise NotImplementedError("a prompt job is driven by pytest_runtest_protocol")
+
+    def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Where the prompt stands."""
+        return self.path, self.prompt.home.line - 1, self.name
+
+
+class OptimizeHooks:
+    """The hooks of an optimize session, registered for it alone."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Lay every item aside, after ``-k``, ``-m`` and paths had their say, and put jobs in their place."""
+        kept = {item.nodeid for item in items}
+        metrics = [metric for metric in self.run.metrics if metric.nodeid in kept]
+        config.hook.pytest_deselected(items=list(items))
+        items[:] = self._make_jobs(session, metrics) if metrics else []
+
+    def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> str:
+        """Say what takes the place of the tests."""
+        if not items:
+            return "no prompt job: no metric was selected, or no prompt that --prompt names"
+        return f"{len(items)} prompt job{'s' * (len(items) != 1)}"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Run a job and report it."""
+        if not isinstance(item, PromptJob):
+            return None
+        report = _run_job(self.run, item, nextitem)
+        item.ihook.pytest_runtest_logreport(report=report)
+        return True
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Count jobs by how they ended."""
+        job = getattr(report, "promptopt_job", None)
+        if job is None or report.failed:
+            return None
+        return job["outcome"], "", ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Exit status 1 when what stands is below its threshold; jobs are no tests to run again by ``--lf``."""
+        if any(job.below for job in self.run.jobs) and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        memory = getattr(self.run.config.pluginmanager.get_plugin("lfplugin"), "lastfailed", {})
+        for item in session.items:
+            memory.pop(item.nodeid, None)
+
+    def _make_jobs(self, session: pytest.Session, metrics: Sequence[Any]) -> list[pytest.Item]:
+        run = self.run
+        _refuse_misuse(run, metrics)
+        prompts = self._prompts()
+        for prompt in prompts:
+            check_writable(prompt.home.snapshot_path("any").parent)
+        for metric in metrics:
+            check_writable(metric.baseline_path.parent)
+        models = list(dict.fromkeys(metric.model for metric in metrics))
+        files: dict[Any, PromptFile] = {}
+        jobs: list[pytest.Item] = []
+        for model in models:
+            mine = [metric for metric in metrics if metric.model == model]
+            campaign = Campaign(run=run, bench=Bench(session), metrics=mine, prompts=prompts)
+            for prompt in prompts:
+                path = prompt.home.file
+                if path not in files:
+                    files[path] = PromptFile.from_parent(session, path=path)
+                name = prompt.name.rpartition(".")[2] if prompt.name.startswith(path.stem) else prompt.name
+                name = name if len(models) == 1 else f"{name}[{model}]"
+                jobs.append(
+                    PromptJob.from_parent(files[path], name=name, prompt=prompt, campaign=campaign, model=model)
+                )
+        return jobs
+
+    def _prompts(self) -> list[AnyPrompt]:
+        """The prompts to search: those of this project that ``--prompt`` means and that want to be optimized."""
+        settings = self.run.settings
+        named = [
+            prompt
+            for prompt in prompts_by_name().values()
+            if prompt.is_optimized and (not settings.patterns or matches(prompt.name, settings.patterns))
+        ]
+        foreign = [prompt for prompt in named if not prompt.home.file.is_relative_to(settings.rootdir)]
+        if foreign and settings.patterns:
+            raise pytest.UsageError(
+                f"{foreign[0].name} ({foreign[0].home.file}) is outside {settings.rootdir}, where nothing is written"
+            )
+        return [prompt for prompt in named if prompt not in foreign]
+
+
+def _refuse_misuse(run: Run, metrics: Sequence[Any]) -> None:
+    """What ends the session before anything is spent, with exit status 4."""
+    settings = run.settings
+    models = dict.fromkeys(metric.model for metric in metrics)
+    if None in models:
+        from pytest_promptopt.prompts.runtime import NO_MODEL
+
+        raise pytest.UsageError(NO_MODEL)
+    named = [*(model for model in models if model), *([settings.proposer] if settings.proposer else [])]
+    for model in named:
+        run.find_lm(model)
+        if settings.is_ci and not settings.has_own_mode and not run.is_offline(model):
+            raise pytest.UsageError(
+                f"an optimize run in CI would call {model}; say so with --prompt-lm auto (or live, record), "
+                "or let it replay with --prompt-lm replay"
+            )
+    run.optimizer = make_optimizer(
+        settings.optimizer, settings.optimizer_settings.get(settings.optimizer, {}), extra=run.extra_optimizers
+    )
+
+
+def _run_job(run: Run, job: PromptJob, nextitem: pytest.Item | None) -> pytest.TestReport:
+    """One job's report, whatever happens in it short of the end of the session."""
+    start, clock = time.time(), time.perf_counter()
+    outcome: Any = "passed"
+    longrepr: Any = None
+    reports: list[JobReport] = []
+    try:
+        reports = _search(run, job)
+    except (JobError, PromptOptError, BudgetExhausted) as error:
+        outcome, longrepr = "failed", f"{job.nodeid}: {error}"
+    finally:
+        job.campaign.bench.leave(nextitem)
+    mine = next((one for one in reports if one.prompt == job.prompt.name), None)
+    if mine is None and outcome == "passed":
+        outcome = "skipped"
+        longrepr = (str(job.path), job.prompt.home.line, "Skipped: no selected metric calls this prompt")
+    report = pytest.TestReport(
+        nodeid=job.nodeid,
+        location=job.location,
+        keywords=dict.fromkeys(job.keywords, 1),
+        outcome=outcome,
+        longrepr=longrepr,
+        when="call",
+        sections=(),
+        duration=time.perf_counter() - clock,
+        start=start,
+        stop=time.time(),
+    )
+    if mine is not None:
+        report.promptopt_job = to_json(mine)  # type: ignore[attr-defined]  # pytest carries any JSON attribute
+        run.jobs.append(mine)
+        run.config.hook.pytest_promptopt_job_finished(config=run.config, report=mine)
+    return report
+
+
+def _search(run: Run, job: PromptJob) -> list[JobReport]:
+    """The reports of the job's group: made by the first job of the group, looked up by the others."""
+    groups = job.campaign.gather()
+    group = next(group for group in groups if job.prompt in group.prompts)
+    if not group.evidence or not any(job.prompt.name in one.prompts for one in group.evidence):
+        return []
+    leader = group.prompts[0].name
+    if leader not in job.campaign.reports:
+        job.campaign.reports[leader] = _lead(run, job, group)
+    return job.campaign.reports[leader]
+
+
+def _lead(run: Run, job: PromptJob, group: Group) -> list[JobReport]:
+    assert run.optimizer is not None
+    lines = _Lines(run.config.pluginmanager.get_plugin("terminalreporter"))
+    prompts = _nodeids(run, group) + (f" on {job.model}" if len(run.settings.models) > 1 else "")
+    lines.say(terminal.job_heading(prompts, [one.metric.title for one in group.evidence]))
+    live = LiveLine(
+        lines.say,
+        lines.rewrite,
+        lines.is_terminal,
+        time.monotonic,
+        cost_usd=lambda: None if run.client.counters.has_unknown_cost else run.client.counters.cost_usd,
+        max_cost_usd=None if run.is_offline_alone else run.ceiling.max_cost_usd,
+        columns=run.config.get_terminal_writer().fullwidth - 1,
+    )
+    live.begin(job.prompt.name)
+    search = Search(
+        run=run,
+        campaign=job.campaign,
+        group=group,
+        optimizer=run.optimizer,
+        model=job.model,
+        say=lines.say,
+        observe=live,
+    )
+    try:
+        reports = search.perform()
+    finally:
+        live.end()
+    if reports[0].sealed_after is not None:
+        lines.say(terminal.confirm_line(reports[0]))
+    for report in reports:
+        lines.say(terminal.outcome_line(report))
+    return reports
+
+
+def _nodeids(run: Run, group: Group) -> str:
+    """The group's prompts as node ids, as the jobs are called."""
+    return ", ".join(
+        f"{prompt.home.file.relative_to(run.settings.rootdir).as_posix()}::{prompt.name.rpartition('.')[2]}"
+        for prompt in group.prompts
+    )
+
+
+class _Lines:
+    """Writes whole lines to pytest's terminal, and one live line where it is a terminal."""
+
+    def __init__(self, reporter: Any) -> None:
+        self._reporter = reporter
+
+    @property
+    def is_terminal(self) -> bool:
+        return bool(self._reporter is not None and self._reporter.isatty() and self._reporter.verbosity >= 0)
+
+    def say(self, text: str) -> None:
+        if self._reporter is not None and self._reporter.verbosity >= 0:
+            self._reporter.ensure_newline()
+            self._reporter.write_line(text)
+
+    def rewrite(self, text: str) -> None:
+        if self._reporter is not None:
+            self._reporter.rewrite(text, erase=True)

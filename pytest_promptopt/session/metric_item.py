@@ -1,0 +1,204 @@
+"""A collected metric: the pytest item, what its marker says, its baseline, and the rows it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_promptopt.errors import DatasetError, PromptOptError
+from pytest_promptopt.evaluation.dataset import Example, as_examples, read_dataset
+from pytest_promptopt.evaluation.split import Split, SplitRule, rows_after_freeze, split_key, split_rows
+from pytest_promptopt.gate import ScoredRow
+from pytest_promptopt.prompts.active import provided_runtime
+from pytest_promptopt.session.marker import MODEL_ARGUMENT, MetricOptions, metric_digest_lines, read_marker
+from pytest_promptopt.session.settings import Settings
+from pytest_promptopt.snapshots.baseline import Baseline, read_baseline
+from pytest_promptopt.snapshots.change import read_text, snapshot_path
+
+NO_MODEL_NAME = "no-model"
+
+UNSAFE_FIXTURES = frozenset(
+    {
+        *("monkeypatch", "recwarn", "pytester", "subtests", "tmp_path", "tmpdir"),
+        *("capsys", "capsysbinary", "capfd", "capfdbinary", "capteesys", "caplog"),
+    }
+)
+"""Fixtures that several threads cannot share: they change the process or hand out one folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadRows:
+    """The rows that one plain run reads: those that decide, and must-pass rows that run outside the mean."""
+
+    deciding: tuple[Example, ...]
+    outside: tuple[Example, ...]
+    total: int
+
+
+class MetricItem:
+    """One metric on one model."""
+
+    def __init__(self, item: pytest.Function, options: MetricOptions, settings: Settings, model: str | None) -> None:
+        self.item = item
+        self.function = item.function  # before any driver takes its place
+        self.options = options
+        self.settings = settings
+        self.model = model
+
+    @classmethod
+    def of(cls, item: pytest.Function, settings: Settings) -> MetricItem:
+        """The metric that ``item`` is; its marker was checked at collection."""
+        mark = item.get_closest_marker("prompt_metric")
+        assert mark is not None
+        return cls(item, read_marker(mark), settings, _model_of(item))
+
+    @property
+    def nodeid(self) -> str:
+        """The item's node id."""
+        return self.item.nodeid
+
+    @property
+    def name(self) -> str:
+        """How tables call it: the test with its parameters."""
+        return self.item.nodeid.rpartition("::")[2]
+
+    @property
+    def title(self) -> str:
+        """The same without the model."""
+        return self.owner.removeprefix(f"{self.item.path.stem}.")
+
+    @cached_property
+    def owner(self) -> str:
+        """What names its baseline: module, classes, test and parameters, without the model."""
+        tests = self.item.nodeid.split("::")[1:]
+        matrix = _matrix_model(self.item)
+        if matrix is not None:
+            last = tests[-1]
+            for tail in (f"-{matrix}]", f"[{matrix}]"):
+                last = last.removesuffix(tail) + ("]" if tail.startswith("-") and last.endswith(tail) else "")
+            tests[-1] = last
+        return ".".join((self.item.path.stem, *tests))
+
+    @property
+    def baseline_path(self) -> Path:
+        """The file of its baseline, which may not exist."""
+        return snapshot_path(self.item.path, self.owner, self.model or NO_MODEL_NAME)
+
+    @cached_property
+    def baseline(self) -> Baseline | None:
+        """The accepted scores. Raises ``SnapshotError`` for a file that cannot be read."""
+        text = read_text(self.baseline_path)
+        return None if text is None else read_baseline(text, path=self.baseline_path)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits over the metric's code and the options that change a score."""
+        lines = metric_digest_lines(self.function)
+        settings = f"repeats={self.options.repeats} group={self.options.group} arg={self.options.arg}"
+        return sha256("\n".join([*lines, settings]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the test is a coroutine function."""
+        import inspect
+
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def unsafe_fixtures(self) -> list[str]:
+        """The fixtures in its closure that threads cannot share."""
+        return [name for name in self.item.fixturenames if name in UNSAFE_FIXTURES]
+
+    @property
+    def concurrency(self) -> int:
+        """Rows at a time: one under a debugger, else the marker's word, else one with an unsafe fixture."""
+        if self.is_debugged:
+            return 1
+        if self.options.concurrency is not None:
+            return self.options.concurrency
+        return 1 if self.unsafe_fixtures else self.settings.concurrency
+
+    @property
+    def is_debugged(self) -> bool:
+        """Whether the user wants to land in the first failing row."""
+        option = self.item.config.option
+        return bool(getattr(option, "usepdb", False) or getattr(option, "trace", False))
+
+    def examples(self) -> tuple[Example, ...]:
+        """The rows of its dataset; the item must be set up. Raises ``DatasetError`` for rows that cannot be read."""
+        name = self.options.dataset
+        if self.options.is_path:
+            rows: Any = read_dataset(self.item.path.parent / name)
+        else:
+            rows = self.item.funcargs[name]
+        return as_examples(rows, name=name)
+
+    def key_of(self, example: Example) -> str:
+        """What decides the side of ``example``."""
+        return split_key(example, group=self.options.group, labels=tuple((self.options.labels or {}).values()))
+
+    def split(self, examples: Sequence[Example]) -> Split:
+        """The sides of ``examples``."""
+        return split_rows(examples, self.settings.split, key_of=self.key_of)
+
+    def rows_to_read(self, examples: Sequence[Example]) -> ReadRows:
+        """What a plain run reads: all rows, or after a freeze the sealed ones, and the must-pass rows always."""
+        must_pass = set(self.options.must_pass)
+        unknown = must_pass - {example.id for example in examples}
+        if unknown:
+            raise DatasetError(f"must_pass names rows that the dataset does not have: {', '.join(sorted(unknown))}")
+        deciding = tuple(examples)
+        baseline = self.baseline
+        if baseline is not None and baseline.reads == "sealed":
+            rule: SplitRule = self.settings.split
+            sealed = {row.id for row in baseline.rows}
+            deciding = rows_after_freeze(examples, rule, key_of=self.key_of, sealed=sealed)
+        read = {example.id for example in deciding}
+        outside = tuple(example for example in examples if example.id in must_pass and example.id not in read)
+        return ReadRows(deciding=deciding, outside=outside, total=len(examples))
+
+    def has_changed(self, digests: Mapping[str, str]) -> bool:
+        """Whether its prompts, as ``digests`` of what stands now, or its own code differ from its baseline's."""
+        try:
+            baseline = self.baseline
+        except PromptOptError:
+            return True
+        if baseline is None:
+            return False
+        same = all(digests.get(name) == digest for name, digest in baseline.prompts.items())
+        return not same or baseline.metric_digest != self.digest
+
+    def call(self, kwargs: Mapping[str, Any], function: Any, example: Example) -> object:
+        """The test itself, called for one row."""
+        arguments = self.options.arguments
+        values = {arguments[0]: example} if len(arguments) == 1 else {name: example[name] for name in arguments}
+        return function(**{**kwargs, **values})
+
+
+def scored_rows(baseline: Baseline | None) -> dict[str, ScoredRow] | None:
+    """The baseline's rows as the gate reads them; ``None`` without any."""
+    if baseline is None or not baseline.rows:
+        return None
+    return {row.id: ScoredRow(id=row.id, digest=row.digest, score=row.score, group=row.group) for row in baseline.rows}
+
+
+def _matrix_model(item: pytest.Function) -> str | None:
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get(MODEL_ARGUMENT)
+
+
+def _model_of(item: pytest.Function) -> str | None:
+    matrix = _matrix_model(item)
+    if matrix is not None:
+        return matrix
+    runtime = provided_runtime()
+    try:
+        return None if runtime is None else runtime.choose_model()
+    except PromptOptError:
+        return None

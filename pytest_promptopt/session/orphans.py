@@ -1,0 +1,37 @@
+"""Orphans: files under ``__prompts__`` whose prompt or metric is gone. They are reported, never deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pytest_promptopt.prompts.registry import registered_prompts
+from pytest_promptopt.prompts.runtime import SNAPSHOT_FOLDER
+from pytest_promptopt.session.metric_item import MetricItem
+from pytest_promptopt.snapshots.change import find_orphans
+
+
+def find(metrics: Iterable[MetricItem], rootdir: Path) -> list[str]:
+    """Orphans beside the metrics' tests and the imported prompts, as paths from ``rootdir``.
+
+    A module that exists and was not imported may own its files, so nothing is said about those.
+    """
+    owners: dict[Path, set[str]] = {}
+    imported: set[Path] = set()
+    for metric in metrics:
+        owners.setdefault(metric.item.path.parent, set()).add(metric.owner)
+        imported.add(metric.item.path)
+    for prompt in registered_prompts(rootdir):
+        owners.setdefault(prompt.home.file.parent, set()).add(prompt.name)
+        imported.add(prompt.home.file)
+    return sorted(
+        path.relative_to(rootdir).as_posix()
+        for folder, names in owners.items()
+        for path in find_orphans(folder / SNAPSHOT_FOLDER, names)
+        if not _may_have_owner(folder, path.name, imported)
+    )
+
+
+def _may_have_owner(folder: Path, name: str, imported: set[Path]) -> bool:
+    module = folder / f"{name.partition('.')[0]}.py"
+    return module.is_file() and module not in imported

@@ -1,0 +1,199 @@
+"""One session's run: its settings, the client that all prompts share, and the metrics that were collected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import pytest
+
+from pytest_promptopt.errors import ModelError, PromptOptError
+from pytest_promptopt.gate import session_alpha
+from pytest_promptopt.lms.base import LM, AsyncLM
+from pytest_promptopt.lms.ceiling import Ceiling
+from pytest_promptopt.lms.client import Client, Counters, Mode
+from pytest_promptopt.lms.registry import Registry
+from pytest_promptopt.lms.store import Store
+from pytest_promptopt.optimizers.base import Optimizer
+from pytest_promptopt.prompts.registry import prompts_by_name
+from pytest_promptopt.prompts.runtime import Runtime, Shelf
+from pytest_promptopt.reports.records import JobReport, MetricReport, Spending, from_json, to_json
+from pytest_promptopt.session import orphans
+from pytest_promptopt.session.metric_item import MetricItem
+from pytest_promptopt.session.settings import DEFAULT_BUDGET, Settings, read_settings
+
+REPORT = pytest.StashKey[MetricReport]()
+ITEM = pytest.StashKey[MetricItem]()
+
+
+class Run:
+    """What one pytest process knows about prompts. Everything is made when it is first asked for."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings: Settings = read_settings(config)
+        self.metrics: list[MetricItem] = []
+        self.reports: dict[str, MetricReport] = {}
+        self.jobs: list[JobReport] = []
+        self.orphans: list[str] = []
+        self.strict_findings: list[str] = []
+        self.closing_lines: list[str] = []
+        self.written: list[str] = []
+        self.alpha = session_alpha(1)
+        self.counted = Counters()
+        self.optimizer: Optimizer | None = None
+        self._registry = Registry()
+        self._lms: dict[str, LM | AsyncLM] = {}
+
+    @cached_property
+    def ceiling(self) -> Ceiling:
+        """The ceiling on provider attempts and money for the whole run."""
+        settings = self.settings
+        max_calls = settings.budget if settings.has_own_budget else None
+        if not settings.has_own_budget and settings.is_optimizing and not self.is_offline_alone:
+            max_calls = DEFAULT_BUDGET
+        return Ceiling(max_calls=max_calls, max_cost_usd=settings.max_cost_usd)
+
+    @cached_property
+    def client(self) -> Client:
+        """The one way to a model."""
+        settings = self.settings
+        return Client(
+            lm_for=self.find_lm,
+            store=Store(settings.store),
+            ceiling=self.ceiling,
+            mode=settings.mode,
+            max_concurrency=settings.concurrency,
+        )
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """What prompts run as in this session."""
+        settings = self.settings
+        return Runtime(
+            client=self.client,
+            shelf=Shelf(),
+            command_line_model=settings.models[0] if settings.models else None,
+            environment_model=settings.environment_model,
+            ini_model=settings.ini_model,
+        )
+
+    @cached_property
+    def is_offline_alone(self) -> bool:
+        """Whether every model that this session names answers inside the process."""
+        named = {*self.settings.models, self.settings.proposer}
+        if not self.settings.models:
+            named |= {self.settings.default_model}
+        models = [model for model in named if model]
+        return bool(models) and all(self.is_offline(model) for model in models)
+
+    @cached_property
+    def extra_optimizers(self) -> dict[str, str]:
+        """Strategies that other packages and conftests offer: name → ``"module:attribute"``."""
+        offered = self.config.hook.pytest_promptopt_optimizers(config=self.config)
+        return {name: address for strategies in offered for name, address in strategies.items()}
+
+    def is_offline(self, model: str) -> bool:
+        """Whether ``model`` answers inside this process."""
+        if model.startswith("offline/"):
+            return True
+        try:
+            return bool(getattr(self.find_lm(model), "is_offline", False))
+        except PromptOptError:
+            return False
+
+    def find_lm(self, model: str) -> LM | AsyncLM:
+        """The model's object: a hook's, else the registry's. Raises ``ModelError`` for an unknown one."""
+        lm = self._lms.get(model)
+        if lm is None:
+            given = self.config.hook.pytest_promptopt_make_lm(config=self.config, model=model)
+            lm = self._lms[model] = given if given is not None else self._registry.lm_for(model)
+        return lm
+
+    def note_collected(self, items: Iterable[pytest.Item]) -> None:
+        """Remember every metric before anything is deselected, and fix the gate's level by how many changed."""
+        for item in items:
+            if isinstance(item, pytest.Function) and item.get_closest_marker("prompt_metric"):
+                metric = MetricItem.of(item, self.settings)
+                item.stash[ITEM] = metric
+                self.metrics.append(metric)
+        self.alpha = session_alpha(self._count_changed())
+
+    def metric_of(self, item: pytest.Item) -> MetricItem:
+        """The metric that ``item`` is."""
+        metric = item.stash.get(ITEM, None)
+        if metric is None:
+            assert isinstance(item, pytest.Function)
+            metric = item.stash[ITEM] = MetricItem.of(item, self.settings)
+        return metric
+
+    def _count_changed(self) -> int:
+        """How many collected metrics may score otherwise than their baseline says; under ``live`` all of them may."""
+        if self.settings.mode in (Mode.LIVE, Mode.RERECORD):
+            return len(self.metrics)
+        digests: dict[str, str] = {}
+        for name, prompt in prompts_by_name().items():
+            try:
+                digests[name] = prompt.snapshot.compiled.digest
+            except PromptOptError:
+                digests[name] = ""
+        return sum(metric.has_changed(digests) for metric in self.metrics)
+
+    def collection_finished(self, session: pytest.Session) -> None:
+        """Look for orphans where all metrics were collected and kept: a part of the suite cannot tell."""
+        kept = {item.nodeid for item in session.items}
+        source = getattr(self.config, "args_source", None)
+        is_whole = source is not None and source is not type(source).ARGS
+        if is_whole and self.metrics and all(metric.nodeid in kept for metric in self.metrics):
+            self.orphans = orphans.find(self.metrics, self.settings.rootdir)
+
+    def hear(self, figures: object) -> None:
+        """Keep what one metric reported; a test that is run again replaces its own."""
+        report = from_json(MetricReport, figures)
+        self.reports[report.nodeid] = report
+        if not hasattr(self.config, "workerinput"):
+            self.config.hook.pytest_promptopt_metric_finished(config=self.config, report=report)
+
+    def take_spending(self, seconds: float) -> Spending:
+        """What went through the client since this was last asked; ``seconds`` is how long it took."""
+        counters, before = self.client.counters, self.counted
+        self.counted = counters
+        is_unknown = counters.has_unknown_cost and not before.has_unknown_cost
+        return Spending(
+            calls=counters.calls - before.calls,
+            replayed=counters.replayed - before.replayed,
+            attempts=counters.attempts - before.attempts,
+            cost_usd=None if is_unknown else counters.cost_usd - before.cost_usd,
+            seconds=seconds,
+        )
+
+    def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Put a metric's figures on its report, and scalars where JUnit files look for them."""
+        metric_report = item.stash.get(REPORT, None)
+        if metric_report is None or self.settings.is_optimizing:
+            return
+        report.promptopt = to_json(metric_report)  # type: ignore[attr-defined]  # pytest carries any JSON attribute
+        verdict = metric_report.verdict
+        for name, value in (
+            ("promptopt.score", verdict.score),
+            ("promptopt.rows", len(metric_report.rows)),
+            ("promptopt.verdict", str(verdict.outcome)),
+        ):
+            if value is not None:
+                report.user_properties.append((name, value))
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+        if "client" in self.__dict__:
+            self.client.close()
+
+
+def model_or_refuse(run: Run, models: Sequence[str]) -> tuple[str, ...]:
+    """The models under test. Raises ``pytest.UsageError`` when there is none, or when one is unknown."""
+    try:
+        chosen = tuple(models) or (run.runtime.choose_model(),)
+        for model in chosen:
+            run.find_lm(model)
+    except ModelError as error:
+        raise pytest.UsageError(str(error)) from error
+    return chosen

@@ -1,0 +1,358 @@
+"""The search of one group of prompts: task, driver, confirmation, files, and what it reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from pytest_promptopt.evaluation.labels import labelled_demos
+from pytest_promptopt.evaluation.statistics import Interval, provable_drop
+from pytest_promptopt.optimizers.base import Optimizer, Outcome, Row, Task, TunablePrompt
+from pytest_promptopt.optimizers.base import Pair as Pair
+from pytest_promptopt.optimizers.driver import Allowance, Event, Found, RoundEnded, TrialScored, drive
+from pytest_promptopt.prompts.candidate import Candidate
+from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
+from pytest_promptopt.prompts.runtime import Snapshot
+from pytest_promptopt.reports import terminal
+from pytest_promptopt.reports.records import JobReport, Spending
+from pytest_promptopt.session.campaign import AnyPrompt, Campaign, Group, models_of, varies
+from pytest_promptopt.session.confirming import (
+    Arm,
+    Decision,
+    alpha_for,
+    arm_of,
+    decide,
+    new_baseline,
+    provenance_of,
+    remember_winner,
+    snapshot_changes,
+)
+from pytest_promptopt.session.workbench import Evidence, GroupBench, outcome_of, run_arm
+from pytest_promptopt.snapshots.change import Change, apply
+
+if TYPE_CHECKING:
+    from pytest_promptopt.session.run import Run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """One group's search. ``say`` prints a line, ``observe`` hears the driver's events, ``clock`` counts seconds."""
+
+    run: Run
+    campaign: Campaign
+    group: Group
+    optimizer: Optimizer
+    model: str
+    say: Say
+    observe: Callable[[Event], None]
+    clock: Callable[[], float] = time.perf_counter
+
+    def perform(self) -> list[JobReport]:
+        """Search, confirm, write; one report a prompt, the group's first one leading."""
+        start = self.clock()
+        snapshots = self._snapshots()
+        self._say_rows()
+        allowance = Allowance(self.campaign.share(self.group))
+        found = self._search(allowance)
+        self.campaign.spent_by_groups += allowance.calls
+        winner = found.candidate
+        source = Candidate({prompt.name: prompt.source for prompt in self.group.prompts})
+        incumbent = Candidate({name: snapshot.compiled for name, snapshot in snapshots.items()})
+        decision, alpha = None, None
+        if winner not in (source, incumbent):
+            alpha = alpha_for(winner, self.group.evidence, self.run.settings)
+            decision = decide(
+                self.campaign.bench,
+                self.group.evidence,
+                winner=winner,
+                incumbent=incumbent,
+                alpha=alpha,
+                varies=varies(self.group),
+            )
+        calls = allowance.calls + sum(one.all_calls for one in self.group.evidence)
+        if decision is not None:
+            parent = "source" if incumbent == source else incumbent.digest
+            written = apply(self._changes(found, decision, parent, calls))
+            self.run.written += [path.relative_to(self.run.settings.rootdir).as_posix() for path in written]
+            self.run.runtime.shelf.forget()
+        spending = self.run.take_spending(self.clock() - start)
+        return self._reports(found, decision, alpha, snapshots, source, incumbent, spending)
+
+    def _snapshots(self) -> dict[str, Snapshot]:
+        models = models_of(self.group, self.model)
+        runtime = self.run.runtime
+        return {prompt.name: prompt.find_snapshot(runtime, models[prompt.name]) for prompt in self.group.prompts}
+
+    def _say_rows(self) -> None:
+        split = max((one.split for one in self.group.evidence), key=lambda split: len(split.test))
+        sealed = len(split.test)
+        alpha = self.run.settings.freeze_alpha
+        self.say(
+            terminal.rows_line(
+                len(split.train),
+                len(split.val),
+                sealed,
+                is_merged=split.is_merged,
+                provable_gain=provable_drop(sealed, alpha=alpha) if sealed else None,
+            )
+        )
+
+        for one in self.group.evidence:
+            if one.left_out:
+                self.say(
+                    f"  note      {one.left_out} rows of {one.metric.title} are sealed by another metric, so no search "
+                    "sees them; give metrics of one dataset the same group= and labels="
+                )
+
+    def _search(self, allowance: Allowance) -> Found:
+        task, refusals = make_task(self.group, allowance.max_calls)
+        for refusal in refusals:
+            self.say(f"  note      {refusal}")
+        evidence = {one.metric.nodeid: one for one in self.group.evidence}
+        source_cost = self.run.client.counters
+        known = known_outcomes(self.group.evidence, task.source)
+        score = task.mean(task.valset, [known[task.source, row] for row in task.valset]) if task.valset else None
+        cost = None if source_cost.has_unknown_cost else source_cost.cost_usd
+        if score is not None:
+            self.say(terminal.start_line(score, self.campaign.source_calls, cost))
+        names = " ".join(prompt.name for prompt in self.group.prompts)
+        return drive(
+            self.optimizer,
+            task,
+            GroupBench(self.run, self.campaign.bench, evidence, allowance),
+            allowance,
+            rng=Random(f"{self.run.settings.seed} {self.model} {names}"),
+            known=known,
+            calls_per_row={
+                Row(metric=one.metric.nodeid, id=row): one.calls_of(row)
+                for one in self.group.evidence
+                for row in one.results
+            },
+            observer=self._counting_all(self.campaign.source_calls + self.campaign.spent_by_groups),
+        )
+
+    def _counting_all(self, calls_before: int) -> Callable[[Event], None]:
+        """The observer, told the run's calls against the run's ceiling instead of the search's own."""
+
+        def observe(event: Event) -> None:
+            if isinstance(event, RoundEnded | TrialScored):
+                most = self.run.ceiling.max_calls
+                event = replace(event, calls=calls_before + event.calls, max_calls=most)
+            self.observe(event)
+
+        return observe
+
+    def _changes(self, found: Found, decision: Decision, parent: str, calls: int) -> list[Change]:
+        settings = self.run.settings
+        evidence = self.group.evidence
+        if decision.confirmation is None:
+            return []
+        if not decision.is_frozen:
+            return [remember_winner(one, found.candidate, settings) for one in evidence]
+        arms = self._fresh_arms(found.candidate) if varies(self.group) else decision.winner
+        provenance = provenance_of(
+            settings=settings,
+            optimizer=self.optimizer,
+            found=found,
+            decision=decision,
+            evidence=evidence,
+            parent=parent,
+            calls=calls,
+        )
+        models = models_of(self.group, self.model)
+        same = {prompt.name: provenance for prompt in self.group.prompts}
+        return [
+            *snapshot_changes(self.group.prompts, models, found.candidate, same),
+            *(new_baseline(one, arms[one.metric.nodeid], found.candidate, settings) for one in evidence),
+        ]
+
+    def _fresh_arms(self, winner: Candidate) -> Mapping[str, Arm]:
+        """Where replies vary, the baseline is another draw than the lucky one that confirmed the winner."""
+        arms: dict[str, Arm] = {}
+        for one in self.group.evidence:
+            arm = arm_of(one, run_arm(self.campaign.bench, one, one.split.test, winner))
+            if arm is not None:
+                arms[one.metric.nodeid] = arm
+        return arms
+
+    def _reports(
+        self,
+        found: Found,
+        decision: Decision | None,
+        alpha: float | None,
+        snapshots: Mapping[str, Snapshot],
+        source: Candidate,
+        incumbent: Candidate,
+        spending: Spending,
+    ) -> list[JobReport]:
+        outcome, reason = _outcome(found, decision, source, incumbent)
+        confirmation = None if decision is None else decision.confirmation
+        common = JobReport(
+            prompt="",
+            model=self.model,
+            outcome=outcome,
+            reason=reason,
+            metrics=tuple(one.metric.title for one in self.group.evidence),
+            start_score=found.source_score,
+            selected_score=found.score,
+            sealed_before=None if confirmation is None else confirmation.incumbent,
+            sealed_after=None if confirmation is None else confirmation.winner,
+            sealed_rows=0 if decision is None else sum(len(arm.rows) for arm in decision.winner.values()),
+            difference=None if confirmation is None else confirmation.difference,
+            interval=None if confirmation is None else confirmation.interval,
+            p=None if confirmation is None else confirmation.p,
+            alpha=alpha,
+            candidate=found.candidate.short_name,
+            is_cut=found.is_cut,
+        )
+        if outcome == "unchanged":
+            common = _as_confirmed_before(common, snapshots.values())
+        reports = []
+        for place, prompt in enumerate(self.group.prompts):
+            snapshot = snapshots[prompt.name]
+            compiled = found.candidate[prompt.name] if outcome == "frozen" else snapshot.compiled
+            path = snapshot.path.relative_to(self.run.settings.rootdir).as_posix()
+            written = outcome == "frozen" and compiled != prompt.source
+            reports.append(
+                replace(
+                    common,
+                    prompt=prompt.name,
+                    outcome="kept" if outcome == "frozen" and not written else outcome,
+                    reason="its source is best as it is" if outcome == "frozen" and not written else reason,
+                    candidate="" if outcome == "frozen" and not written else common.candidate,
+                    path=path if written or outcome == "unchanged" else "",
+                    before=snapshot.compiled.instruction,
+                    after=compiled.instruction,
+                    demos=_demo_words(compiled) if written else (),
+                    spending=spending if place == 0 else Spending(),
+                    below=self._below(decision) if place == 0 else (),
+                    leads_group=place == 0,
+                )
+            )
+        return reports
+
+    def _below(self, decision: Decision | None) -> tuple[str, ...]:
+        """Which metrics stand below their threshold once this job is done, in words."""
+        lines = []
+        for one in self.group.evidence:
+            threshold = one.metric.options.threshold
+            standing, rows = _standing_score(one, decision)
+            if threshold is not None and standing is not None and standing < threshold:
+                lines.append(f"{one.metric.title} {standing:.3f} on {rows}, below threshold={threshold}")
+        return tuple(lines)
+
+
+def _standing_score(evidence: Evidence, decision: Decision | None) -> tuple[float | None, str]:
+    """The score of what stands after the job, on the sealed rows when they were run, and which rows those are."""
+    if decision is not None:
+        arms = decision.winner if decision.is_frozen else decision.incumbent
+        arm = arms.get(evidence.metric.nodeid)
+        if arm is not None and arm.rows:
+            return arm.mean, f"the {len(arm.rows)} sealed rows"
+    baseline = evidence.metric.baseline
+    if baseline is not None and baseline.reads == "sealed" and baseline.rows:
+        return sum(row.score for row in baseline.rows) / len(baseline.rows), f"the {len(baseline.rows)} sealed rows"
+    outcomes = [outcome_of(evidence.metric, repeats).score for repeats in evidence.results.values()]
+    scores = [score for score in outcomes if score is not None]
+    return (sum(scores) / len(scores), f"{len(scores)} train and val rows") if scores else (None, "")
+
+
+def _outcome(found: Found, decision: Decision | None, source: Candidate, incumbent: Candidate) -> tuple[str, str]:
+    if found.candidate == incumbent != source:
+        return "unchanged", "the search finds what is frozen already"
+    if decision is None:
+        return "kept", "nothing better than the source was found"
+    return ("frozen", "") if decision.is_frozen else ("kept", decision.reason)
+
+
+def _as_confirmed_before(report: JobReport, snapshots: Iterable[Snapshot]) -> JobReport:
+    """The report of a winner that is frozen already, with the figures that its snapshot keeps of its confirmation."""
+    kept = [snapshot.frozen.provenance.get("confirmation") for snapshot in snapshots if snapshot.frozen]
+    facts = next((one for one in kept if isinstance(one, Mapping)), None)
+    try:
+        return report if facts is None else replace(report, **_sealed_facts(facts))
+    except (KeyError, TypeError, ValueError):
+        return report  # somebody edited the provenance; it is information, nothing hangs on it
+
+
+def _sealed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = facts["interval_90"]
+    return {
+        "sealed_before": float(facts["before"]),
+        "sealed_after": float(facts["after"]),
+        "sealed_rows": int(facts["rows"]),
+        "difference": float(facts["difference"]),
+        "interval": Interval(low=float(low), high=float(high)),
+        "p": float(facts["p"]),
+        "alpha": float(facts["alpha"]),
+    }
+
+
+def _demo_words(compiled: CompiledPrompt) -> tuple[str, ...]:
+    return tuple(_demo_line(demo) for demo in compiled.demos)
+
+
+def _demo_line(demo: Demo) -> str:
+    output = demo.output if isinstance(demo.output, str) else ""
+    return " ".join(part for part in (demo.row or "a traced row", output) if part)
+
+
+def make_task(group: Group, max_calls: int | None) -> tuple[Task, list[str]]:
+    """What a strategy may know about ``group``, and notes on prompts without labelled demos."""
+    tunable, refusals = [], []
+    for prompt in group.prompts:
+        labelled, refusal = _labelled(prompt, group.evidence)
+        refusals += [refusal] if refusal else []
+        tunable.append(
+            TunablePrompt(name=prompt.name, signature=prompt.signature, source=prompt.source, labelled=labelled)
+        )
+    task = Task(
+        prompts=tuple(tunable),
+        source=Candidate({prompt.name: prompt.source for prompt in group.prompts}),
+        trainset=_rows(group.evidence, "train"),
+        valset=_rows(group.evidence, "val"),
+        weights={one.metric.nodeid: one.metric.options.weight for one in group.evidence},
+        max_calls=max_calls,
+        calls_on_valset=sum(one.calls_of(example.id) for one in group.evidence for example in one.split.val),
+    )
+    return task, refusals
+
+
+def _rows(evidence: Sequence[Evidence], side: str) -> tuple[Row, ...]:
+    return tuple(
+        Row(metric=one.metric.nodeid, id=example.id) for one in evidence for example in getattr(one.split, side)
+    )
+
+
+def _labelled(prompt: AnyPrompt, evidence: Sequence[Evidence]) -> tuple[tuple[Demo, ...], str | None]:
+    """Demos of every metric that calls the prompt, each row once; a refusal only when no metric gave any."""
+    demos: dict[str, Demo] = {}
+    refusals = []
+    for one in evidence:
+        if prompt.name not in one.prompts:
+            continue
+        rows = {example.id: example for example in one.split.train}
+        made = labelled_demos(
+            prompt.signature,
+            [*rows.values()],
+            labels=one.metric.options.labels or {},
+            traced=[(rows[row], results[0]) for row, results in one.results.items() if row in rows],
+        )
+        refusals += [made.refusal] if made.refusal else []
+        for demo in made.demos:
+            demos.setdefault(repr(demo.as_json()), demo)
+    return tuple(demos.values()), (refusals[0] if refusals and not demos else None)
+
+
+def known_outcomes(evidence: Sequence[Evidence], source: Candidate) -> dict[Pair, Outcome]:
+    """What the baseline run knows of the source."""
+    return {
+        (source, Row(metric=one.metric.nodeid, id=row)): outcome_of(one.metric, repeats)
+        for one in evidence
+        for row, repeats in one.results.items()
+    }

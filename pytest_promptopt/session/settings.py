@@ -1,0 +1,194 @@
+"""Options, ini values and the environment, read once into one frozen record."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_promptopt.evaluation.split import SplitRule
+from pytest_promptopt.lms.client import Mode
+
+STRICT_CHOICES = ("stale", "orphan", "unrecorded", "unfrozen", "inconclusive")
+DEFAULT_BUDGET = 1_000
+DEFAULT_MAX_COST_USD = 1.00
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a session was asked to do. ``budget`` and ``max_cost_usd`` are ``None`` where nothing limits them."""
+
+    rootdir: Path
+    is_optimizing: bool
+    is_ci: bool
+    patterns: tuple[str, ...]
+    models: tuple[str, ...]
+    environment_model: str | None
+    ini_model: str | None
+    proposer: str | None
+    optimizer: str
+    optimizer_settings: Mapping[str, Mapping[str, Any]]
+    budget: int | None
+    has_own_budget: bool
+    max_cost_usd: float | None
+    mode: Mode
+    mode_reason: str
+    has_own_mode: bool
+    is_blessing: bool
+    strict: frozenset[str]
+    seed: int
+    concurrency: int
+    store: Path
+    split: SplitRule
+    freeze_alpha: float
+
+    @property
+    def default_model(self) -> str | None:
+        """The model that a metric runs on when the command line names none; ``configure`` comes between the two."""
+        return self.environment_model or self.ini_model
+
+
+def is_ci() -> bool:
+    """Whether this runs on a build server, by the variables that pytest itself goes by."""
+    said_no = os.environ.get("CI", "").lower() in ("0", "false", "no")
+    return not said_no and any(os.environ.get(name) for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "BUILDKITE"))
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """The settings of one session. Raises ``pytest.UsageError`` for a value that cannot be meant."""
+    in_ci = is_ci()
+    mode = config.getoption("prompt_lm") or config.getini("promptopt_lm") or ""
+    default_mode = Mode.REPLAY if in_ci and not config.getoption("optimize_prompts") else Mode.AUTO
+    budget = config.getoption("prompt_budget") or config.getini("promptopt_budget") or ""
+    rootdir = config.rootpath
+    return Settings(
+        rootdir=rootdir,
+        is_optimizing=bool(config.getoption("optimize_prompts")),
+        is_ci=in_ci,
+        patterns=tuple(config.getoption("prompt_patterns") or ()),
+        models=tuple(dict.fromkeys(config.getoption("prompt_model") or ())),
+        environment_model=os.environ.get("PROMPTOPT_MODEL") or None,
+        ini_model=config.getini("promptopt_model") or None,
+        proposer=config.getoption("prompt_proposer") or config.getini("promptopt_proposer") or None,
+        optimizer=config.getoption("prompt_optimizer") or config.getini("promptopt_optimizer") or "auto",
+        optimizer_settings=_optimizer_settings(config),
+        budget=_read_budget(budget),
+        has_own_budget=bool(budget),
+        max_cost_usd=_read_max_cost(config),
+        mode=_read_mode(mode) if mode else default_mode,
+        mode_reason="" if mode else ("CI is set" if default_mode is Mode.REPLAY else ""),
+        has_own_mode=bool(mode),
+        is_blessing=bool(config.getoption("prompt_bless")),
+        strict=_read_strict(config.getoption("prompt_strict"), config.getini("promptopt_strict"), in_ci),
+        seed=_read_int(config, "prompt_seed", "promptopt_seed", 0, least=None),
+        concurrency=_read_int(config, "prompt_concurrency", "promptopt_concurrency", 16, least=1),
+        store=rootdir / (config.getini("promptopt_store") or ".promptopt"),
+        split=_read_split(config),
+        freeze_alpha=_read_share(config.getini("promptopt_freeze_alpha") or "0.2", "promptopt_freeze_alpha"),
+    )
+
+
+def _read_mode(text: str) -> Mode:
+    try:
+        return Mode(text)
+    except ValueError:
+        raise pytest.UsageError(f"--prompt-lm {text}: it is one of {', '.join(Mode)}") from None
+
+
+def _read_budget(text: str) -> int | None:
+    if not text or text == "none":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise pytest.UsageError(f'--prompt-budget {text}: a number of LM calls, 1 or more, or "none"')
+    return int(text)
+
+
+def _read_max_cost(config: pytest.Config) -> float | None:
+    """The smallest of the option (else ini, else 1.00) and the lid that the environment may hold."""
+    asked = config.getoption("prompt_max_cost") or config.getini("promptopt_max_cost") or str(DEFAULT_MAX_COST_USD)
+    lid = os.environ.get("PROMPTOPT_MAX_COST") or "none"
+    limits = [_read_usd(text) for text in (asked, lid) if text != "none"]
+    return min(limits, default=None)
+
+
+def _read_usd(text: str) -> float:
+    try:
+        usd = float(text)
+    except ValueError:
+        usd = -1.0
+    if not 0 <= usd < float("inf"):
+        raise pytest.UsageError(f'--prompt-max-cost {text}: an amount of US dollars such as 0.50, or "none"')
+    return usd
+
+
+def _read_int(config: pytest.Config, option: str, ini: str, default: int, *, least: int | None) -> int:
+    text = config.getoption(option)
+    text = config.getini(ini) if text is None else text
+    if text in (None, ""):
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f", {least} or more"
+        raise pytest.UsageError(f"--{option.replace('_', '-')} {text}: a whole number{bound}")
+    return number
+
+
+def _read_share(text: str, name: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise pytest.UsageError(f"{name} = {text}: a number between 0 and 1")
+    return share
+
+
+def _read_strict(option: str | None, ini: str, in_ci: bool) -> frozenset[str]:
+    text = option if option is not None else ini or ("stale,unrecorded" if in_ci else "none")
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if "all" in names:
+        return frozenset(STRICT_CHOICES)
+    for name in names:
+        if name not in (*STRICT_CHOICES, "none"):
+            raise pytest.UsageError(f"--prompt-strict {name}: choose from {', '.join(STRICT_CHOICES)}, all, none")
+    return frozenset(names) - {"none"}
+
+
+def _read_split(config: pytest.Config) -> SplitRule:
+    text = config.getini("promptopt_split") or "30/30/40"
+    parts = text.split("/")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts) or sum(map(int, parts)) != 100:
+        raise pytest.UsageError(f"promptopt_split = {text}: shares of train, val and test in percent, such as 30/30/40")
+    train, val, _ = (int(part) / 100 for part in parts)
+    sealed = config.getini("promptopt_sealed_rows") or "200"
+    if not sealed.isdecimal() or int(sealed) < 1:
+        raise pytest.UsageError(f"promptopt_sealed_rows = {sealed}: a whole number, 1 or more")
+    return SplitRule(train=train, val=val, salt=config.getini("promptopt_salt"), most_sealed_keys=int(sealed))
+
+
+def _optimizer_settings(config: pytest.Config) -> dict[str, dict[str, Any]]:
+    """``[tool.pytest-promptopt.NAME]`` tables, overridden by ``--prompt-set NAME.key=value``."""
+    settings = _tool_tables(config.rootpath / "pyproject.toml")
+    for assignment in config.getoption("prompt_set") or ():
+        name, dot, rest = assignment.partition(".")
+        key, equals, value = rest.partition("=")
+        if not (dot and equals and name and key):
+            raise pytest.UsageError(f"--prompt-set {assignment}: write it as NAME.key=value, such as copro.breadth=5")
+        settings.setdefault(name, {})[key] = value
+    return settings
+
+
+def _tool_tables(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("pytest-promptopt", {})
+    except FileNotFoundError:
+        return {}
+    return {name: dict(table) for name, table in tables.items() if isinstance(table, dict) and name != "models"}

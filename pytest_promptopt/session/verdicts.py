@@ -1,0 +1,222 @@
+"""From a metric's rows to its report: what ran, the verdict, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from pytest_promptopt.errors import PromptOptError
+from pytest_promptopt.evaluation.dataset import Example
+from pytest_promptopt.evaluation.metric import Trial
+from pytest_promptopt.evaluation.outcome import RowResult, Status
+from pytest_promptopt.gate import Outcome, ScoredRow, Verdict, judge
+from pytest_promptopt.prompts.prompt import Prompt
+from pytest_promptopt.prompts.registry import prompts_by_name
+from pytest_promptopt.prompts.runtime import Snapshot, Standing
+from pytest_promptopt.prompts.trace import PromptCall
+from pytest_promptopt.reports import terminal
+from pytest_promptopt.reports.records import MetricReport, PromptState, RowReport
+from pytest_promptopt.session.git import committed_text
+from pytest_promptopt.session.metric_item import MetricItem, ReadRows, scored_rows
+
+if TYPE_CHECKING:
+    from pytest_promptopt.session.run import Run
+
+ONE_LINE = 80
+
+
+def plan(item: MetricItem, read: ReadRows) -> Sequence[Trial]:
+    """The work of a plain run: every row to read, every repeat, the prompts as they stand."""
+    rows = (*read.deciding, *read.outside)
+    return [
+        Trial(example=example, repeat=repeat, model=item.model)
+        for example in rows
+        for repeat in range(item.options.repeats)
+    ]
+
+
+def judge_rows(
+    run: Run, item: MetricItem, read: ReadRows, results: Sequence[RowResult], seconds: float
+) -> MetricReport:
+    """The report of one plain run over the rows ``read``."""
+    examples = {example.id: example for example in (*read.deciding, *read.outside)}
+    outside = {example.id for example in read.outside}
+    rows = [row_report(examples[row_id], repeats, outside) for row_id, repeats in by_row(results).items()]
+    calls = [call for result in results for call in result.calls]
+    prompts = _prompt_states(run, item, calls)
+    return MetricReport(
+        nodeid=item.nodeid,
+        name=item.name,
+        owner=item.owner,
+        model=item.model or "",
+        path=_relative(item.item.path, run),
+        total_rows=read.total,
+        rows=tuple(rows),
+        verdict=_judge(run, item, rows),
+        threshold=item.options.threshold,
+        margin=item.options.margin,
+        reads="all" if item.baseline is None else item.baseline.reads,
+        metric_digest=item.digest,
+        baseline_path=_relative(item.baseline_path, run),
+        text_name=_text_name(examples.values(), calls),
+        prompts=prompts,
+        must_pass=item.options.must_pass,
+        skipped=sum(row.status is Status.SKIPPED for row in rows),
+        format_failures=sum(row.status is Status.FORMAT for row in rows),
+        spending=run.take_spending(seconds),
+        notes=_notes(item),
+    )
+
+
+def by_row(results: Sequence[RowResult]) -> dict[str, list[RowResult]]:
+    """The repeats of each row, rows in the order they were read."""
+    rows: dict[str, list[RowResult]] = {}
+    for result in results:
+        rows.setdefault(result.id, []).append(result)
+    return rows
+
+
+def row_report(example: Example, repeats: Sequence[RowResult], outside: Iterable[str] = ()) -> RowReport:
+    """One row over its repeats: the mean of its scores; a repeat without one takes the score from all of them."""
+    worst = min(repeats, key=lambda result: _gravity(result))
+    scores = [result.judgement.score for result in repeats]
+    known = [score for score in scores if score is not None]
+    text = worst.judgement.feedback
+    return RowReport(
+        id=example.id,
+        digest=example.digest,
+        score=fmean(known) if len(known) == len(scores) else None,
+        status=worst.judgement.status,
+        group=worst.group,
+        why=one_line(text.partition("\n")[0]),
+        feedback=text,
+        text=one_line(_telling_text(example, worst.calls)),
+        is_outside_mean=example.id in outside,
+    )
+
+
+def _gravity(result: RowResult) -> tuple[int, float]:
+    order = [Status.ERROR, Status.UNRECORDED, Status.SKIPPED]
+    status = result.judgement.status
+    rank = order.index(status) if status in order else len(order)
+    return rank, 0.0 if result.judgement.score is None else result.judgement.score
+
+
+def one_line(text: str, width: int = ONE_LINE) -> str:
+    """``text`` on one line, cut to ``width`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
+def _telling_text(example: Example, calls: Sequence[PromptCall]) -> str:
+    """What a reader knows the row by: the first prompt's first text input, else the row's first text field."""
+    inputs = [value for call in calls[:1] for value in call.inputs.values()]
+    fields = [value for name, value in example.items() if name != "id"]
+    return next((value for value in (*inputs, *fields) if isinstance(value, str)), "")
+
+
+def _text_name(examples: Iterable[Example], calls: Sequence[PromptCall]) -> str:
+    if calls and calls[0].inputs:
+        return next(iter(calls[0].inputs))
+    return next((name for example in examples for name, value in example.items() if name != "id"), "row")
+
+
+def gate_rows(rows: Sequence[RowReport]) -> list[ScoredRow]:
+    """The rows that carry a score, as the gate reads them."""
+    return [
+        ScoredRow(id=row.id, digest=row.digest, score=row.score, group=row.group)
+        for row in rows
+        if row.score is not None
+    ]
+
+
+def _judge(run: Run, item: MetricItem, rows: Sequence[RowReport]) -> Verdict:
+    options = item.options
+    inside = gate_rows([row for row in rows if not row.is_outside_mean])
+    baseline = scored_rows(item.baseline)
+    is_comparable = item.baseline is None or item.baseline.metric_digest == item.digest or _is_unmoved(inside, baseline)
+    if run.settings.is_blessing:
+        baseline, is_comparable = {row.id: row for row in inside}, True
+    return judge(
+        inside,
+        baseline=baseline,
+        threshold=options.threshold,
+        margin=options.margin,
+        alpha=run.alpha,
+        must_pass=options.must_pass,
+        must_pass_rows=gate_rows([row for row in rows if row.is_outside_mean]),
+        errored=sum(row.status is Status.ERROR for row in rows),
+        unrecorded=sum(row.status is Status.UNRECORDED for row in rows),
+        is_graded=True if any(row.status is Status.GRADED for row in rows) else None,
+        is_comparable=is_comparable,
+    )
+
+
+def _is_unmoved(rows: Sequence[ScoredRow], baseline: dict[str, ScoredRow] | None) -> bool:
+    """Whether changed metric code scored every row as before, so that there is nothing to compare anew."""
+    return baseline is not None and {row.id: row for row in rows} == baseline
+
+
+def _prompt_states(run: Run, item: MetricItem, calls: Sequence[PromptCall]) -> tuple[PromptState, ...]:
+    """One state for each prompt that the rows called, in the order of the first call."""
+    prompts = prompts_by_name()
+    first = {call.prompt: call for call in reversed(calls)}
+    names = [name for name in dict.fromkeys(call.prompt for call in calls) if name in prompts]
+    return tuple(_prompt_state(run, item, prompts[name], first[name]) for name in names)
+
+
+def _prompt_state(run: Run, item: MetricItem, prompt: Prompt[..., object], call: PromptCall) -> PromptState:
+    snapshot = prompt.find_snapshot(run.runtime, call.model)
+    before, after = _instructions(run, prompt, snapshot)
+    return PromptState(
+        name=prompt.name,
+        standing=str(snapshot.standing),
+        digest=call.digest,
+        model=call.model,
+        source_place=f"{_relative(prompt.home.file, run)}:{prompt.home.line}",
+        snapshot_place=_relative(snapshot.path, run),
+        frozen_demos=len(snapshot.frozen.compiled.demos) if snapshot.frozen else 0,
+        before=before,
+        after=after,
+    )
+
+
+def _instructions(run: Run, prompt: Prompt[..., object], snapshot: Snapshot) -> tuple[str | None, str | None]:
+    """The instruction before and after a change by hand; ``None`` where nothing changed or nobody knows."""
+    if snapshot.standing is Standing.STALE and snapshot.frozen is not None:
+        return snapshot.frozen.compiled.instruction, prompt.source.instruction
+    if snapshot.standing is Standing.EDITED and snapshot.frozen is not None:
+        committed = committed_text(snapshot.path)
+        if committed is None:
+            return None, snapshot.compiled.instruction
+        from pytest_promptopt.prompts.frozen import read_frozen
+
+        try:
+            return read_frozen(committed, path=snapshot.path).compiled.instruction, snapshot.compiled.instruction
+        except PromptOptError:
+            return None, snapshot.compiled.instruction
+    return None, None
+
+
+def _notes(item: MetricItem) -> tuple[str, ...]:
+    unsafe = item.unsafe_fixtures
+    if not unsafe or item.options.concurrency is not None or item.is_debugged:
+        return ()
+    return (f"{item.name}: one row at a time, because threads cannot share the fixture {', '.join(unsafe)}",)
+
+
+def _relative(path: Path, run: Run) -> str:
+    try:
+        return path.relative_to(run.settings.rootdir).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def failure_text(run: Run, report: MetricReport) -> str | None:
+    """What a test fails with; ``None`` when the verdict lets it pass."""
+    outcome = report.verdict.outcome
+    if outcome is Outcome.PASS or (outcome is Outcome.INCONCLUSIVE and "inconclusive" not in run.settings.strict):
+        return None
+    return terminal.failure_text(report, is_verbose=run.config.get_verbosity() > 0)
