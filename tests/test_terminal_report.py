@@ -754,7 +754,7 @@ def test_a_job_tells_its_course_in_aligned_lines():
           confirm   0.719 -> 0.906 on the 64 sealed rows, +0.188, 90 % interval +0.08 .. +0.28, p = 0.001
           frozen    support/__prompts__/prompts.route@openai-gpt-4.1-mini.toml   420 calls  $0.031
           confirm   0.891 -> 0.906 on the 64 sealed rows, +0.016, 90 % interval -0.04 .. +0.07, p = 0.34 (needs 0.2)
-          kept      not proven better; candidate stays as p-7f3a   371 calls  $0.024
+          kept      not proven better; the candidate was p-7f3a   371 calls  $0.024
         """
     )
 
@@ -775,7 +775,7 @@ def test_a_job_tells_its_course_in_aligned_lines():
         ),
         (
             terminal.outcome_line(replace(KEPT, is_cut=True, spending=Spending(calls=1, attempts=1, cost_usd=None))),
-            "  kept      not proven better; candidate stays as p-7f3a; the budget ended the search   "
+            "  kept      not proven better; the candidate was p-7f3a; the budget ended the search   "
             "1 call  cost unknown",
         ),
         (

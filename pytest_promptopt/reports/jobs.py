@@ -67,7 +67,8 @@ def confirm_line(job: JobReport) -> str:
     """What the sealed rows said; empty when none was asked."""
     if job.sealed_before is None or job.sealed_after is None:
         return ""
-    parts = [f"{moved(job.sealed_before, job.sealed_after)} on the {job.sealed_rows} sealed rows"]
+    of_metrics = f" of {len(job.metrics)} metrics" if len(job.metrics) > 1 else ""
+    parts = [f"{moved(job.sealed_before, job.sealed_after)} on the {job.sealed_rows} sealed rows{of_metrics}"]
     if job.difference is not None:
         parts.append(signed(job.difference, 3))
     if job.interval is not None:
@@ -87,7 +88,7 @@ def outcome_line(job: JobReport) -> str:
     is_placed = job.outcome in ("frozen", "unchanged") and job.path
     words = [
         cut(job.path if is_placed else job.reason, LINE_WIDTH),
-        f"candidate stays as {job.candidate}" if _has_lost_candidate(job) else "",
+        f"the candidate was {job.candidate}" if _has_lost_candidate(job) else "",
         "the budget ended the search" if job.is_cut else "",
     ]
     spent = _spent(job.spending) if job.leads_group else ""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 
@@ -15,13 +16,15 @@ from pytest_promptopt.errors import PromptOptError
 from pytest_promptopt.evaluation.loop import run_in_order, run_in_tasks, run_in_threads
 from pytest_promptopt.evaluation.metric import Metric, Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status, TestExceptions
+from pytest_promptopt.reports.records import MetricReport
 from pytest_promptopt.session import verdicts
 from pytest_promptopt.session.metric_item import MetricItem, ReadRows
 from pytest_promptopt.session.run import REPORT, Run
 
 KNOWN = TestExceptions(
     failed=(AssertionError, pytest.fail.Exception),
-    skipped=(pytest.skip.Exception, pytest.xfail.Exception),
+    skipped=(pytest.skip.Exception, pytest.xfail.Exception, SkipTest),
+    ending=(pytest.exit.Exception,),
 )
 
 
@@ -99,7 +102,7 @@ def _metric(item: MetricItem, kwargs: dict[str, Any], function: Any) -> Metric:
 def _run_sync(item: MetricItem, metric: Metric, work: Sequence[Trial]) -> list[RowResult]:
     limit = item.options.example_timeout
     if item.is_debugged:
-        return run_in_order(work, partial(_stop_at_failure, metric))
+        return [_stop_at_failure(metric.run(trial)) for trial in work]
     if item.concurrency == 1 and limit is None:
         return run_in_order(work, metric.run)
     late = None if limit is None else partial(_late, metric, limit)
@@ -108,6 +111,8 @@ def _run_sync(item: MetricItem, metric: Metric, work: Sequence[Trial]) -> list[R
 
 async def _run_async(item: MetricItem, metric: Metric, work: Sequence[Trial]) -> list[RowResult]:
     limit = item.options.example_timeout
+    if item.is_debugged:
+        return [_stop_at_failure(await metric.arun(trial)) for trial in work]
     late = None if limit is None else partial(_late, metric, limit)
     return await run_in_tasks(work, metric.arun, concurrency=item.concurrency, timeout_seconds=limit, timed_out=late)
 
@@ -116,9 +121,8 @@ def _late(metric: Metric, seconds: float, trial: Trial) -> RowResult:
     return metric.timed_out(trial, seconds)
 
 
-def _stop_at_failure(metric: Metric, trial: Trial) -> RowResult:
+def _stop_at_failure(result: RowResult) -> RowResult:
     """With a debugger waiting, the first failing row's own exception goes up, into the test's own frame."""
-    result = metric.run(trial)
     if result.exception is not None and result.judgement.status is not Status.SKIPPED:
         raise result.exception
     return result
@@ -128,11 +132,20 @@ def _conclude(run: Run, item: MetricItem, read: ReadRows, results: list[RowResul
     """Judge the rows, keep the report, and end the test as the verdict says."""
     report = verdicts.judge_rows(run, item, read, results, seconds)
     item.item.stash[REPORT] = report
+    _set_properties(item.item, report)
     if results and all(result.judgement.status is Status.SKIPPED for result in results):
         pytest.skip(f"every row was left out: {results[0].judgement.feedback}")
     text = verdicts.failure_text(run, report)
     if text is not None:
         pytest.fail(text, pytrace=False)
+
+
+def _set_properties(item: pytest.Function, report: MetricReport) -> None:
+    """Scalars for JUnit files, which take them from the item when it is torn down; a rerun replaces its own."""
+    facts = {"score": report.verdict.score, "rows": len(report.rows), "verdict": str(report.verdict.outcome)}
+    others = [(name, value) for name, value in item.user_properties if not name.startswith("promptopt.")]
+    ours = [(f"promptopt.{name}", value) for name, value in facts.items() if value is not None]
+    item.user_properties[:] = [*others, *ours]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pytest_promptopt.reports.progress import LiveLine
 from pytest_promptopt.reports.records import JobReport, to_json
 from pytest_promptopt.session.blessing import matches
 from pytest_promptopt.session.campaign import AnyPrompt, Campaign, Group
+from pytest_promptopt.session.misuse import usage_errors
 from pytest_promptopt.session.search import Search
 from pytest_promptopt.session.workbench import Bench, JobError
 from pytest_promptopt.snapshots.change import check_writable
@@ -53,8 +54,13 @@ class PromptJob(pytest.Item):
 class OptimizeHooks:
     """The hooks of an optimize session, registered for it alone."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, note: str | None = None) -> None:
         self.run = run
+        self.note = note
+
+    def pytest_report_header(self) -> list[str]:
+        """Say what was switched off."""
+        return [self.note] if self.note else []
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(
@@ -64,7 +70,8 @@ class OptimizeHooks:
         kept = {item.nodeid for item in items}
         metrics = [metric for metric in self.run.metrics if metric.nodeid in kept]
         config.hook.pytest_deselected(items=list(items))
-        items[:] = self._make_jobs(session, metrics) if metrics else []
+        with usage_errors():
+            items[:] = self._make_jobs(session, metrics) if metrics else []
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> str:
         """Say what takes the place of the tests."""
@@ -103,8 +110,11 @@ class OptimizeHooks:
         prompts = self._prompts()
         for prompt in prompts:
             check_writable(prompt.home.snapshot_path("any").parent)
+            for model in {prompt.model or metric.model for metric in metrics}:
+                prompt.find_snapshot(run.runtime, model)  # a file that cannot be read is found before anything is paid
         for metric in metrics:
             check_writable(metric.baseline_path.parent)
+            _ = metric.baseline
         models = list(dict.fromkeys(metric.model for metric in metrics))
         files: dict[Any, PromptFile] = {}
         jobs: list[pytest.Item] = []

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
+from pytest_promptopt.errors import PromptOptError
 
-def refuse_workers(config: pytest.Config) -> None:
-    """One process owns a search: ``-n`` typed is refused, ``-n`` from elsewhere is switched off with one line."""
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Our errors as pytest's own kind of misuse: a line of text and exit status 4, never an internal error."""
+    try:
+        yield
+    except PromptOptError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def refuse_workers(config: pytest.Config) -> str | None:
+    """One process owns a search: ``-n`` typed is refused, ``-n`` from elsewhere is switched off; the line that says so."""
     if not getattr(config.option, "numprocesses", None) and not getattr(config.option, "tx", None):
-        return
+        return None
     if _is_typed(config.invocation_params.args):
         raise pytest.UsageError(
             "--optimize-prompts runs in one process, which already works on many rows at a time; leave out -n "
@@ -19,14 +31,7 @@ def refuse_workers(config: pytest.Config) -> None:
     config.option.numprocesses = None
     config.option.tx = []
     config.option.dist = "no"
-    config.issue_config_time_warning(SearchInOneProcess(), stacklevel=2)
-
-
-class SearchInOneProcess(pytest.PytestWarning):
-    """Said once when ``addopts`` asked for workers."""
-
-    def __str__(self) -> str:
-        return "-n from addopts is switched off: --optimize-prompts runs in one process"
+    return "-n from addopts is switched off: --optimize-prompts runs in one process"
 
 
 def _is_typed(arguments: Sequence[str]) -> bool:

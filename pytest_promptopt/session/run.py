@@ -20,6 +20,7 @@ from pytest_promptopt.prompts.runtime import Runtime, Shelf
 from pytest_promptopt.reports.records import JobReport, MetricReport, Spending, from_json, to_json
 from pytest_promptopt.session import orphans
 from pytest_promptopt.session.metric_item import MetricItem
+from pytest_promptopt.session.misuse import usage_errors
 from pytest_promptopt.session.settings import DEFAULT_BUDGET, Settings, read_settings
 
 REPORT = pytest.StashKey[MetricReport]()
@@ -117,7 +118,8 @@ class Run:
                 metric = MetricItem.of(item, self.settings)
                 item.stash[ITEM] = metric
                 self.metrics.append(metric)
-        self.alpha = session_alpha(self._count_changed())
+        with usage_errors():
+            self.alpha = session_alpha(self._count_changed())
 
     def metric_of(self, item: pytest.Item) -> MetricItem:
         """The metric that ``item`` is."""
