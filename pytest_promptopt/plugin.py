@@ -5,6 +5,8 @@ Imports pytest and nothing else of weight; what the hooks do lives in :mod:`pyte
 
 from __future__ import annotations
 
+import os
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -112,18 +114,30 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("optimize_prompts"):
         from pytest_promptopt.session import misuse
 
-        misuse.refuse_workers(config)
+        note = misuse.refuse_workers(config)
         from pytest_promptopt.session.jobs import OptimizeHooks
 
-        config.pluginmanager.register(OptimizeHooks(start_run(config)), "promptopt-optimize")
+        config.pluginmanager.register(OptimizeHooks(start_run(config), note), "promptopt-optimize")
+    elif _is_configured(config):
+        start_run(config)  # a value that cannot be meant is refused here, where it is a usage error
     config.pluginmanager.register(Listener(config), "promptopt-listener")
     from pytest_promptopt.prompts import active
 
     config.stash[_FORMER_RUNTIME] = active.provide_runtime(lambda: start_run(config).runtime)
 
 
+def _is_configured(config: pytest.Config) -> bool:
+    """Whether an option, an ini value or the environment says anything about prompts."""
+    return (
+        config.getoption("prompt_bless")
+        or any(config.getoption(name) is not None for name in _NAMES)
+        or any(config.getini(name) for name in _INIS)
+        or any(name.startswith("PROMPTOPT_") for name in os.environ)
+    )
+
+
 _RUN = pytest.StashKey["Run | None"]()
-_FORMER_RUNTIME = pytest.StashKey["Callable[[], Runtime] | None"]()
+_FORMER_RUNTIME: pytest.StashKey[Callable[[], Runtime] | None] = pytest.StashKey()
 
 
 def start_run(config: pytest.Config) -> Run:
@@ -162,15 +176,22 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
     return header.lines(start_run(config))
 
 
+def _is_marked(obj: object, collector: pytest.Collector) -> bool:
+    """Whether ``obj``, about to be collected, is a function under the marker; found out without an import."""
+    if not isinstance(obj, FunctionType):
+        return False
+    own = getattr(obj, "pytestmark", ())
+    marks = own if isinstance(own, list) else [own]
+    return (
+        any(getattr(mark, "name", "") == MARKER for mark in marks) or collector.get_closest_marker(MARKER) is not None
+    )
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> Generator[None, Any, Any]:
     """Put a metric's dataset fixture into its static closure, so that scopes and parametrization work."""
     function = getattr(obj, "__func__", obj)
-    if getattr(function, "pytestmark", None) is None and not any(node.own_markers for node in collector.listchain()):
-        return (yield)
-    from pytest_promptopt.session import marker
-
-    if not marker.marks_function(collector, function):
+    if not _is_marked(function, collector):
         return (yield)
     from pytest_promptopt.session import collection
 
@@ -194,11 +215,10 @@ def pytest_make_collect_report(
     """Turn misuse of the marker into a collection error."""
     report = yield
     nodes = report.result if report.passed else []
-    if any(isinstance(node, pytest.Item) for node in nodes):
-        if any(node.own_markers for node in (*collector.listchain(), *nodes)):
-            from pytest_promptopt.session import collection
+    if any(isinstance(node, pytest.Item) and node.get_closest_marker(MARKER) for node in nodes):
+        from pytest_promptopt.session import collection
 
-            collection.refuse_misuse(report)
+        collection.refuse_misuse(report)
     return report
 
 
@@ -249,6 +269,20 @@ class Listener:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.order: dict[str, int] = {}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Note the order of the tests: workers report in any."""
+        self.order = {nodeid: place for place, nodeid in enumerate(ids)}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Put what workers reported in the order in which one process would have run it."""
+        run = current_run(self.config)
+        if run is not None and self.order:
+            last = len(self.order)
+            run.reports = dict(sorted(run.reports.items(), key=lambda report: self.order.get(report[0], last)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep one report's figures, if it has any."""
@@ -269,6 +303,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from pytest_promptopt.session import summary
 
     summary.finish(run, session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what only the process that read the command line can know."""
+    from pytest_promptopt.session import orphans
+
+    node.workerinput[orphans.WHOLE_SUITE] = orphans.is_whole_suite(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)

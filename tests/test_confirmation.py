@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_promptopt.evaluation.confirmation import Confirmation, Pair, Stratum, confirm, spent_alpha
-from pytest_promptopt.evaluation.statistics import difference_interval, mcnemar_midp
+from pytest_promptopt.evaluation.statistics import difference_interval, mcnemar_exact
 
 quickly = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -39,7 +39,7 @@ def test_a_winner_that_gains_rows_and_loses_none_is_better():
         incumbent=50 / 64,
         difference=12 / 64,
         interval=difference_interval([1.0] * 14 + [-1.0] * 2 + [0.0] * 48),
-        p=mcnemar_midp(lost=14, gained=2),  # the loss of the mirrored question
+        p=mcnemar_exact(gained=14, lost=2),
         alpha=0.2,
         is_better=True,
     )
@@ -56,8 +56,8 @@ def test_no_alpha_freezes_a_winner_that_is_no_better():
 
 def test_the_level_that_was_asked_for_decides():
     three = [stratum(won=3, lost=0, tied=20)]
-    assert confirm(three, alpha=0.1).p == mcnemar_midp(3, 0) == 0.0625
-    assert confirm(three, alpha=0.0625).is_better
+    assert confirm(three, alpha=0.2).p == mcnemar_exact(gained=3, lost=0) == 0.125
+    assert confirm(three, alpha=0.125).is_better
     assert not confirm(three, alpha=0.0624).is_better
 
 

@@ -15,7 +15,7 @@ from pytest_promptopt.evaluation.statistics import (
     Interval,
     difference_interval,
     mean,
-    p_better,
+    p_surely_better,
     pooled_differences,
     stratified_sign_flip,
 )
@@ -58,8 +58,9 @@ class Confirmation:
 def confirm(strata: Sequence[Stratum], *, alpha: float) -> Confirmation:
     """Weigh the winner against the incumbent over all ``strata``; those without pairs weigh nothing.
 
-    One metric is tested by :func:`~pytest_promptopt.evaluation.statistics.p_better`, several by one stratified sign
-    flip of the weighted difference. Raises ``ValueError`` when no stratum has a pair.
+    One metric is tested by :func:`~pytest_promptopt.evaluation.statistics.p_surely_better`, several by one stratified
+    sign flip of the weighted difference: tests that keep their level, since what is frozen stays.
+    Raises ``ValueError`` when no stratum has a pair.
     """
     filled = [stratum for stratum in strata if stratum.pairs]
     if not filled:
@@ -67,7 +68,7 @@ def confirm(strata: Sequence[Stratum], *, alpha: float) -> Confirmation:
     winner = _weighted(filled, [mean([pair.winner for pair in stratum.pairs]) for stratum in filled])
     incumbent = _weighted(filled, [mean([pair.incumbent for pair in stratum.pairs]) for stratum in filled])
     compared = [(stratum.weight, _differences(stratum), _groups(stratum)) for stratum in filled]
-    p = p_better(*compared[0][1:]) if len(compared) == 1 else stratified_sign_flip(compared)
+    p = p_surely_better(*compared[0][1:]) if len(compared) == 1 else stratified_sign_flip(compared)
     pooled, groups = pooled_differences(compared)
     difference = mean(pooled)
     return Confirmation(

@@ -18,6 +18,7 @@ from pytest_promptopt.errors import DatasetError
 from pytest_promptopt.prompts.compiled import Json, content_digest
 
 SUFFIXES = (".jsonl", ".json", ".csv")
+__tracebackhide__ = True  # rows that cannot be read are the caller's: pytest shows the fixture that asked for them
 
 
 class Example(Mapping[str, Any]):
@@ -251,7 +252,7 @@ def _read_csv(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
                 )
             rows.append((reader.line_num, row))
     except csv.Error as error:
-        raise DatasetError(f"{path}: line {reader.line_num}: {error}") from error
+        raise DatasetError(f"{path}: line {reader.reader.line_num}: {error}") from error
     return rows
 
 

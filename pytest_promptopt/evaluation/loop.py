@@ -160,9 +160,11 @@ async def _within(
         import asyncio
 
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as limit:
                 return await run(item)
         except TimeoutError:
+            if not limit.expired():
+                raise
             return timed_out(item)
     import anyio
 

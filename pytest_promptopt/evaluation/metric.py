@@ -70,8 +70,9 @@ class Metric:
         return self._result(trial, _start(trial), Judgement(status=Status.ERROR, score=None, feedback=text), None)
 
     def _failed(self, trial: Trial, evaluation: Evaluation, error: BaseException) -> RowResult:
-        judged = (Exception, SystemExit, *self.known.failed, *self.known.skipped)  # sys.exit() ends a row, not the session
-        if not isinstance(error, judged) or isinstance(error, BudgetExhausted):
+        known = self.known
+        judged: tuple[type[BaseException], ...] = (Exception, SystemExit, *known.failed, *known.skipped)
+        if not isinstance(error, judged) or isinstance(error, (BudgetExhausted, *known.ending)):
             raise error
         return self._result(trial, evaluation, judge_exception(error, self.known), error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -67,12 +67,13 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestExceptions:
-    """The exceptions by which a test framework says failed and left out; plain asserts always fail."""
+    """The exceptions by which a test framework says failed, left out, and that the session is to end."""
 
     __test__ = False
 
     failed: tuple[type[BaseException], ...] = (AssertionError,)
     skipped: tuple[type[BaseException], ...] = ()
+    ending: tuple[type[BaseException], ...] = ()
 
 
 def judge_value(value: object) -> Judgement:
@@ -83,7 +84,8 @@ def judge_value(value: object) -> Judgement:
         return _pass_or_fail(value)
     if isinstance(value, Score):
         judgement = judge_value(value.value)
-        return Judgement(status=judgement.status, score=judgement.score, feedback=judgement.feedback or value.feedback)
+        is_scored = judgement.score is not None
+        return replace(judgement, feedback=value.feedback) if is_scored and value.feedback else judgement
     number = _as_number(value)
     if number is None:
         kind = type(value).__name__
@@ -107,7 +109,7 @@ def judge_exception(error: BaseException, known: TestExceptions) -> Judgement:
         return Judgement(status=Status.ERROR, score=None, feedback=f"{error.kind}: {error}", is_provider_fault=True)
     if isinstance(error, UsageError | DetachedCallError):
         return _error(str(error))
-    return _error(clean_feedback(f"{type(error).__name__}: {error}"))
+    return _error(clean_feedback(f"{type(error).__name__}: {error}").rstrip(":"))
 
 
 def _pass_or_fail(passed: bool) -> Judgement:
@@ -125,6 +127,8 @@ def _as_number(value: Any) -> float | None:
         return None
     try:
         return float(value)
+    except OverflowError:
+        return math.inf
     except (TypeError, ValueError):
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -72,7 +72,8 @@ def split_rows(examples: Sequence[Example], rule: SplitRule, *, key_of: Callable
     train, val = tuple(placed["train"]), tuple(placed["val"])
     test = lowest_keys(placed["test"], rule, keys)
     if min(len(train), len(val)) < SMALLEST_SIDE:
-        both = tuple(example for example in examples if example in {*train, *val})
+        seen = {example.id for example in (*train, *val)}
+        both = tuple(example for example in examples if example.id in seen)
         return Split(train=both, val=both, test=test, is_merged=True)
     return Split(train=train, val=val, test=test)
 
@@ -109,17 +110,18 @@ def lowest_keys(examples: Sequence[Example], rule: SplitRule, keys: dict[str, st
 
 
 def rows_after_freeze(
-    examples: Sequence[Example], rule: SplitRule, *, key_of: Callable[[Example], str], sealed: Collection[str]
+    examples: Sequence[Example], rule: SplitRule, *, key_of: Callable[[Example], str], sealed: Mapping[str, str]
 ) -> tuple[Example, ...]:
-    """What a gate reads once a prompt was frozen on the rows with ids ``sealed``: those, and new rows on their side.
+    """What a gate reads once a prompt was frozen on the rows ``sealed``: those, and new rows on their side.
 
-    A row that is not among them is new on the sealed side when it hashes at or above the lowest of them: every row that
-    the search saw hashed below. A ``split`` field decides for its own row.
+    ``sealed`` maps the ids of those rows to the digests that they had. Any other row is new on the sealed side when it
+    hashes at or above the lowest of them that was not edited since: every row that the search saw hashed below. Where
+    none is left to tell, no other row is read. A ``split`` field decides for its own row.
     """
     keys = {example.id: key_of(example) for example in examples}
     old = [example for example in examples if example.id in sealed]
-    floor = min((position(keys[example.id], rule.salt) for example in old if "split" not in example), default=1.0)
-    floor = min(floor, 1.0) if floor < 1.0 else rule.train + rule.val
+    telling = [row for row in old if "split" not in row and row.digest == sealed[row.id]]
+    floor = min((position(keys[row.id], rule.salt) for row in telling), default=1.0)
     new = [
         example
         for example in examples

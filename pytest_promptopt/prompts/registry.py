@@ -40,7 +40,7 @@ def prompts_by_name(under: Path | None = None) -> dict[str, Prompt[Any, Any]]:
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Start with no prompt and put the former ones back: for a session inside a session, as tests of plugins run them."""
+    """Start with no prompt and put the former ones back: for a session inside a session, as tests of plugins do."""
     before = dict(_prompts)
     _prompts.clear()
     try:

@@ -204,8 +204,8 @@ def configure(*, model: str | None = None, require_snapshot: bool | None = None)
     """Set what prompts run as outside pytest, and the default model inside it.
 
     ``model`` is weaker than ``PROMPTOPT_MODEL`` and stronger than the ini file. With ``require_snapshot`` a prompt
-    whose snapshot is missing or stale raises :class:`~pytest_promptopt.errors.SnapshotError` in production; without it, it
-    warns once and runs the source.
+    whose snapshot is missing or stale raises :class:`~pytest_promptopt.errors.SnapshotError` in production; without it,
+    it warns once and runs the source.
     """
     _production.configure(model, require_snapshot)
 

@@ -12,7 +12,6 @@ from pytest_promptopt.session.marker import (
     MODEL_ARGUMENT,
     PLACEHOLDER,
     find_problem,
-    has_marker,
     nearest_marker,
     read_marker,
 )
@@ -66,7 +65,7 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
 
 def refuse_misuse(report: pytest.CollectReport) -> None:
     """Make ``report`` a collection error when one of its items is marked and cannot be a metric."""
-    items = [node for node in report.result if isinstance(node, pytest.Item) and has_marker(node)]
+    items = [node for node in report.result if isinstance(node, pytest.Item)]
     problems = [problem for item in items if (problem := find_problem(item))]
     if problems:
         report.outcome = "failed"

@@ -104,9 +104,11 @@ def arm_of(evidence: Evidence, results: Mapping[str, Sequence[RowResult]]) -> Ar
 
 
 def _stratum(evidence: Evidence, winner: Arm, incumbent: Arm) -> Stratum:
+    """The pairs of one metric; rows with one split key, in whatever metric, are one observation."""
     before = {row.id: row.score for row in incumbent.rows}
+    keys = {example.id: evidence.metric.key_of(example) for example in evidence.split.test}
     pairs = tuple(
-        Pair(winner=row.score, incumbent=before[row.id], group=row.group) for row in winner.rows if row.id in before
+        Pair(winner=row.score, incumbent=before[row.id], group=keys[row.id]) for row in winner.rows if row.id in before
     )
     return Stratum(metric=evidence.metric.nodeid, pairs=pairs, weight=evidence.metric.options.weight)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import pytest
@@ -54,22 +53,10 @@ class MetricOptions:
         return Path(self.dataset).suffix.lower() in SUFFIXES
 
 
-def has_marker(node: pytest.Item | pytest.Collector) -> bool:
-    """Whether the marker stands on ``node`` or above it."""
-    return any(mark.name == MARKER for parent in node.listchain() for mark in parent.own_markers)
-
-
-def marks_function(collector: pytest.Collector, obj: object) -> bool:
-    """Whether ``obj``, about to be collected, is a function under the marker."""
-    if not isinstance(obj, FunctionType):
-        return False
-    own = getattr(obj, "pytestmark", ())
-    return any(getattr(mark, "name", None) == MARKER for mark in own) or has_marker(collector)
-
-
 def nearest_marker(collector: pytest.Collector, obj: object) -> pytest.Mark | None:
     """The marker of a function that is about to be collected: its own, else the closest above."""
-    own = [mark for mark in getattr(obj, "pytestmark", ()) if getattr(mark, "name", None) == MARKER]
+    marks = getattr(obj, "pytestmark", [])
+    own = [mark for mark in (marks if isinstance(marks, list) else [marks]) if getattr(mark, "name", None) == MARKER]
     return own[-1] if own else collector.get_closest_marker(MARKER)
 
 
@@ -92,7 +79,7 @@ def read_marker(mark: pytest.Mark) -> MetricOptions:
     for name in ("must_pass", "prompts"):
         if isinstance(given.get(name), str):
             given[name] = (given[name],)
-        elif given.get(name) is not None:
+        elif isinstance(given.get(name), Collection):
             given[name] = tuple(map(str, given[name]))
     options = MetricOptions(**given)
     _check_values(options)
@@ -104,12 +91,17 @@ def _check_values(options: MetricOptions) -> None:
         "threshold": options.threshold is None or _is_within(options.threshold, 0, 1),
         "margin": _is_within(options.margin, 0, 1),
         "weight": _is_within(options.weight, 0, float("inf")) and options.weight > 0,
-        "repeats": isinstance(options.repeats, int) and options.repeats >= 1,
-        "concurrency": options.concurrency is None
-        or (isinstance(options.concurrency, int) and options.concurrency >= 1),
-        "example_timeout": options.example_timeout is None or _is_within(options.example_timeout, 0, float("inf")),
+        "repeats": _is_count(options.repeats),
+        "concurrency": options.concurrency is None or _is_count(options.concurrency),
+        "example_timeout": options.example_timeout is None
+        or (_is_within(options.example_timeout, 0, float("inf")) and options.example_timeout > 0),
         "labels": options.labels is None or isinstance(options.labels, Mapping),
-        "arg": bool(options.arguments) and all(name.isidentifier() for name in options.arguments),
+        "group": options.group is None or isinstance(options.group, str),
+        "must_pass": isinstance(options.must_pass, tuple),
+        "prompts": options.prompts is None or isinstance(options.prompts, tuple),
+        "arg": isinstance(options.arg, str)
+        and bool(options.arguments)
+        and all(name.isidentifier() for name in options.arguments),
     }
     for name, is_good in ranges.items():
         if not is_good:
@@ -118,6 +110,10 @@ def _check_values(options: MetricOptions) -> None:
 
 def _is_within(value: Any, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def metric_digest_lines(function: Any) -> list[str]:

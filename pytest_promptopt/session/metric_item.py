@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 
 from pytest_promptopt.errors import DatasetError, PromptOptError
 from pytest_promptopt.evaluation.dataset import Example, as_examples, read_dataset
-from pytest_promptopt.evaluation.split import Split, SplitRule, rows_after_freeze, split_key, split_rows
+from pytest_promptopt.evaluation.split import Split, rows_after_freeze, split_key, split_rows
 from pytest_promptopt.gate import ScoredRow
 from pytest_promptopt.prompts.active import provided_runtime
 from pytest_promptopt.session.marker import MODEL_ARGUMENT, MetricOptions, metric_digest_lines, read_marker
@@ -100,7 +100,9 @@ class MetricItem:
     def digest(self) -> str:
         """16 hex digits over the metric's code and the options that change a score."""
         lines = metric_digest_lines(self.function)
-        settings = f"repeats={self.options.repeats} group={self.options.group} arg={self.options.arg}"
+        options = self.options
+        labels = ",".join(f"{prompt}:{field}" for prompt, field in sorted((options.labels or {}).items()))
+        settings = f"repeats={options.repeats} group={options.group} arg={options.arg} labels={labels}"
         return sha256("\n".join([*lines, settings]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
@@ -156,8 +158,8 @@ class MetricItem:
         deciding = tuple(examples)
         baseline = self.baseline
         if baseline is not None and baseline.reads == "sealed":
-            rule: SplitRule = self.settings.split
-            sealed = {row.id for row in baseline.rows}
+            rule = replace(self.settings.split, salt=baseline.salt)  # a new salt deals anew at the next freeze only
+            sealed = {row.id: row.digest for row in baseline.rows}
             deciding = rows_after_freeze(examples, rule, key_of=self.key_of, sealed=sealed)
         read = {example.id for example in deciding}
         outside = tuple(example for example in examples if example.id in must_pass and example.id not in read)

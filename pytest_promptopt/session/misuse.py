@@ -20,7 +20,7 @@ def usage_errors() -> Iterator[None]:
 
 
 def refuse_workers(config: pytest.Config) -> str | None:
-    """One process owns a search: ``-n`` typed is refused, ``-n`` from elsewhere is switched off; the line that says so."""
+    """One process owns a search: ``-n`` typed is refused, from elsewhere it is switched off with a line."""
     if not getattr(config.option, "numprocesses", None) and not getattr(config.option, "tx", None):
         return None
     if _is_typed(config.invocation_params.args):

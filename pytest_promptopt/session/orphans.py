@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.prompts.runtime import SNAPSHOT_FOLDER
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.snapshots.change import find_orphans
+
+WHOLE_SUITE = "promptopt_whole_suite"
+
+
+def is_whole_suite(config: pytest.Config) -> bool:
+    """Whether no path or node id was typed: only then can a file without an owner be told from one not looked for.
+
+    A worker of pytest-xdist is handed arguments in any case; the process that started it says whether they were typed.
+    """
+    said = getattr(config, "workerinput", {}).get(WHOLE_SUITE)
+    return config.args_source is not type(config.args_source).ARGS if said is None else bool(said)
 
 
 def find(metrics: Iterable[MetricItem], rootdir: Path) -> list[str]:

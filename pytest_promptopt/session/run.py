@@ -133,19 +133,24 @@ class Run:
         """How many collected metrics may score otherwise than their baseline says; under ``live`` all of them may."""
         if self.settings.mode in (Mode.LIVE, Mode.RERECORD):
             return len(self.metrics)
+        standing = {model: self._standing_digests(model) for model in {metric.model for metric in self.metrics}}
+        return sum(metric.has_changed(standing[metric.model]) for metric in self.metrics)
+
+    def _standing_digests(self, model: str | None) -> dict[str, str]:
+        """Prompt name → digest of what stands for it on ``model``; an empty one for a file that cannot be read."""
         digests: dict[str, str] = {}
         for name, prompt in prompts_by_name().items():
+            own = prompt.model or model
             try:
-                digests[name] = prompt.snapshot.compiled.digest
+                digests[name] = prompt.find_snapshot(self.runtime, own).compiled.digest if own else ""
             except PromptOptError:
                 digests[name] = ""
-        return sum(metric.has_changed(digests) for metric in self.metrics)
+        return digests
 
     def collection_finished(self, session: pytest.Session) -> None:
         """Look for orphans where all metrics were collected and kept: a part of the suite cannot tell."""
         kept = {item.nodeid for item in session.items}
-        source = getattr(self.config, "args_source", None)
-        is_whole = source is not None and source is not type(source).ARGS
+        is_whole = orphans.is_whole_suite(self.config)
         if is_whole and self.metrics and all(metric.nodeid in kept for metric in self.metrics):
             self.orphans = orphans.find(self.metrics, self.settings.rootdir)
 
@@ -170,19 +175,11 @@ class Run:
         )
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Put a metric's figures on its report, and scalars where JUnit files look for them."""
+        """Put a metric's figures on its report."""
         metric_report = item.stash.get(REPORT, None)
         if metric_report is None or self.settings.is_optimizing:
             return
         report.promptopt = to_json(metric_report)  # type: ignore[attr-defined]  # pytest carries any JSON attribute
-        verdict = metric_report.verdict
-        for name, value in (
-            ("promptopt.score", verdict.score),
-            ("promptopt.rows", len(metric_report.rows)),
-            ("promptopt.verdict", str(verdict.outcome)),
-        ):
-            if value is not None:
-                report.user_properties.append((name, value))
 
     def close(self) -> None:
         """Let go of connections and files."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
 
 ONE_LINE = 80
+ERROR_LINE = 600  # what went wrong with a file or a model ends with the command that mends it
 
 
 def plan(item: MetricItem, read: ReadRows) -> Sequence[Trial]:
@@ -84,13 +85,14 @@ def row_report(example: Example, repeats: Sequence[RowResult], outside: Iterable
     scores = [result.judgement.score for result in repeats]
     known = [score for score in scores if score is not None]
     text = worst.judgement.feedback
+    width = ERROR_LINE if worst.judgement.status is Status.ERROR else ONE_LINE
     return RowReport(
         id=example.id,
         digest=example.digest,
         score=fmean(known) if len(known) == len(scores) else None,
         status=worst.judgement.status,
         group=worst.group,
-        why=one_line(text.partition("\n")[0]),
+        why=one_line(text.partition("\n")[0], width),
         feedback=text,
         text=one_line(_telling_text(example, worst.calls)),
         is_outside_mean=example.id in outside,

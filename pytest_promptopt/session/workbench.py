@@ -23,6 +23,7 @@ from pytest_promptopt.optimizers.driver import Allowance
 from pytest_promptopt.prompts.active import candidates_in_flight
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt
+from pytest_promptopt.session.blessing import matches
 from pytest_promptopt.session.driving import BATCH, Batch
 from pytest_promptopt.session.metric_item import MetricItem
 
@@ -107,9 +108,11 @@ class Evidence:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompts that its rows called, in the order of the first call."""
+        """The prompts that its rows called, in the order of the first call; those that ``prompts=`` means, if given."""
         calls = (call for repeats in self.results.values() for result in repeats for call in result.calls)
-        return tuple(dict.fromkeys(call.prompt for call in calls))
+        called = dict.fromkeys(call.prompt for call in calls)
+        patterns = self.metric.options.prompts
+        return tuple(name for name in called if patterns is None or matches(name, patterns))
 
     def calls_of(self, row: str) -> int:
         """Logical LM calls that all repeats of ``row`` made, beyond those of metrics that ran before."""

@@ -1,0 +1,29 @@
+"""What every test of ours stands on: a clean environment, and projects that know the plugin and nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_promptopt.prompts import registry
+
+pytest_plugins = ["pytester"]
+
+BUILD_SERVER = ("CI", "GITHUB_ACTIONS", "BUILD_NUMBER", "BUILDKITE")
+
+
+@pytest.fixture(autouse=True)
+def _own_prompts() -> Iterator[None]:
+    """Let the prompts of one test be nobody else's: sessions inside this process would see them."""
+    with registry.apart():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behave as on a laptop, wherever this runs; a test that means a build server sets ``CI`` itself."""
+    ours = [name for name in os.environ if name.startswith("PROMPTOPT_")]
+    for name in (*BUILD_SERVER, *ours):
+        monkeypatch.delenv(name, raising=False)
