@@ -533,7 +533,7 @@ def test_each_odd_verdict_gets_a_paragraph_with_its_way_out():
 
 
 def test_a_build_server_is_told_where_recordings_are_made():
-    assert "record them where a key is, then commit the recordings: pytest --prompt-lm record" in notes(
+    assert "record them where a key is, and let this job have the reply store: pytest --prompt-lm record" in notes(
         unrecorded(), is_ci=True
     )
 

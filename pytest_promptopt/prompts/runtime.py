@@ -230,4 +230,4 @@ def check_production(snapshot: Snapshot, name: str) -> None:
         )
     if (name, snapshot.model) not in _production.warned:
         _production.warned.add((name, snapshot.model))
-        warnings.warn(message, PromptOptWarning, stacklevel=4)
+        warnings.warn(message, PromptOptWarning, stacklevel=6)

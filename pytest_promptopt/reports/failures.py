@@ -34,6 +34,14 @@ SHOWN_DIFF_LINES = 12
 PASSING_FAULTS = (LMErrorKind.RATE_LIMIT, LMErrorKind.TIMEOUT, LMErrorKind.SERVER, LMErrorKind.MALFORMED)
 
 
+def failure_summary(report: MetricReport) -> str:
+    """What went wrong in a few words, for the one line that a list of failures has room for."""
+    verdict = report.verdict
+    if verdict.difference is None or verdict.baseline_score is None or verdict.score is None or not verdict.lost:
+        return verdict.reasons[0] if verdict.reasons else str(verdict.outcome)
+    return f"{verdict.baseline_score:.3f} -> {verdict.score:.3f}, {plural(len(verdict.lost), 'row')} lost"
+
+
 def failure_text(report: MetricReport, *, is_verbose: bool) -> str:
     """Why a metric did not pass: the verdict in words, the facts, the rows, the commands. pytest prints the name."""
     match report.verdict.outcome:

@@ -16,6 +16,7 @@ from pytest_promptopt.reports.failures import (
     SHOWN_ROWS,
     error_advice,
     errors_by_message,
+    failure_summary,
     failure_text,
     format_words,
     model_flag,
@@ -57,6 +58,7 @@ from pytest_promptopt.reports.words import (
 
 __all__ = [
     "confirm_line",
+    "failure_summary",
     "failure_text",
     "job_heading",
     "job_notes",
@@ -347,7 +349,7 @@ def _flags(prompt: PromptState, *, is_matrix: bool) -> str:
 
 
 def _unrecorded_notes(reports: Sequence[MetricReport], names: dict[str, str], *, is_ci: bool) -> Iterator[str]:
-    where = "where a key is, then commit the recordings" if is_ci else "with a key"
+    where = "where a key is, and let this job have the reply store" if is_ci else "with a key"
     for report in reports:
         ids = [row.id for row in rows_with(report, Status.UNRECORDED)]
         if ids:

@@ -39,7 +39,7 @@ def _mode(run: Run) -> str:
     if settings.mode is Mode.REPLAY:
         offline = ", simulators compute" if run.is_offline_alone else ", no call can be made"
         return f"replay{reason}{offline}"
-    return f"{settings.mode}{reason}"
+    return f"replies {settings.mode}{reason}"
 
 
 def _ceiling(run: Run) -> str:

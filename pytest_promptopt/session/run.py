@@ -17,6 +17,7 @@ from pytest_promptopt.lms.store import Store
 from pytest_promptopt.optimizers.base import Optimizer
 from pytest_promptopt.prompts.registry import prompts_by_name
 from pytest_promptopt.prompts.runtime import Runtime, Shelf
+from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.records import JobReport, MetricReport, Spending, from_json, to_json
 from pytest_promptopt.session import orphans
 from pytest_promptopt.session.metric_item import MetricItem
@@ -180,6 +181,9 @@ class Run:
         if metric_report is None or self.settings.is_optimizing:
             return
         report.promptopt = to_json(metric_report)  # type: ignore[attr-defined]  # pytest carries any JSON attribute
+        crash = getattr(report.longrepr, "reprcrash", None)
+        if crash is not None:
+            crash.message = terminal.failure_summary(metric_report)
 
     def close(self) -> None:
         """Let go of connections and files."""

@@ -80,6 +80,7 @@ def write(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
 def _write_metrics(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     reports = [_as_blessed(report) if run.settings.is_blessing else report for report in run.reports.values()]
     is_verbose = run.config.get_verbosity() > 0
+    terminalreporter.ensure_newline()
     terminalreporter.section("prompt metrics")
     terminalreporter.write_line(terminal.metric_table(reports, is_verbose=is_verbose))
     for line in terminal.metric_notes(reports, is_verbose=is_verbose, is_ci=run.settings.is_ci):
@@ -109,6 +110,7 @@ def _count_warnings(reports: list[MetricReport], run: Run, terminalreporter: pyt
 
 
 def _write_jobs(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.ensure_newline()
     terminalreporter.section("optimized prompts")
     ceiling = run.ceiling
     max_cost_usd = None if run.is_offline_alone else ceiling.max_cost_usd

@@ -27,7 +27,7 @@ def test_the_table_names_every_metric_with_its_verdict(project: Any) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "prompts: scripted/desk, auto",
+            "prompts: scripted/desk, replies auto",
             "*score 0.750 is below threshold=0.9 with test_desk.route on scripted/desk",
             "*prompt metrics*",
             "test_good *4 *0.750 *pass",
