@@ -29,6 +29,7 @@ from pytest_promptopt.reports.words import (
 )
 
 if TYPE_CHECKING:
+    from pytest_promptopt.optimizers.base import Rejection
     from pytest_promptopt.optimizers.driver import RoundEnded
 
 NAME_WIDTH = 36
@@ -61,6 +62,15 @@ def round_line(event: RoundEnded) -> str:
     """What a round was about, the best selection score after it, and the calls so far."""
     head = labelled(f"round {event.round}", f"{one_line(event.text):<{ROUND_TEXT_WIDTH}}")
     return f"{head}  best {event.best_score:.3f}{event.calls:>6}"
+
+
+def rejected_line(rejection: Rejection) -> str:
+    """A candidate under which the metric raised; empty for a proposal, which its round's line counts."""
+    if isinstance(rejection.subject, str):
+        return ""
+    return labelled(
+        "rejected", f"{rejection.subject.short_name}: the metric raised {cut(rejection.reason, LINE_WIDTH)}"
+    )
 
 
 def confirm_line(job: JobReport) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_promptopt.optimizers.driver import Event, Rejected, RoundEnded, TrialScored
-from pytest_promptopt.reports.jobs import round_line
+from pytest_promptopt.reports.jobs import rejected_line, round_line
 from pytest_promptopt.reports.words import duration, money
 
 REWRITE_PAUSE_SECONDS = 0.2
@@ -57,8 +57,8 @@ class LiveLine:
                 self._show(event)
             case TrialScored():
                 self._show(event)
-            case Rejected():
-                pass
+            case Rejected() if line := rejected_line(event.rejection):
+                self._keep(line)
 
     def end(self) -> None:
         """Take the live line away."""

@@ -33,16 +33,38 @@ class Group:
 
 @dataclass(slots=True, kw_only=True)
 class Campaign:
-    """All jobs of one model. The first job gathers the evidence; every group takes its share of what remains."""
+    """All jobs of one model. The first job gathers the evidence; every group takes its share of what remains.
+
+    ``before`` are the campaigns of other models that come first, ``waiting`` counts those that come after: the budget
+    is shared out among all of them.
+    """
 
     run: Run
     bench: Bench
     metrics: Sequence[MetricItem]
     prompts: Sequence[AnyPrompt]
+    before: tuple[Campaign, ...] = ()
+    waiting: int = 0
     source_calls: int = 0
     groups: list[Group] | None = None
     spent_by_groups: int = 0
     reports: dict[str, list[JobReport]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def used_calls(self) -> int:
+        """Logical calls made so far, confirmations counted as what was reserved for them."""
+        done = [group for group in self.groups or () if group.evidence and group.prompts[0].name in self.reports]
+        return self.source_calls + self.spent_by_groups + self.reserve(done)
+
+    @property
+    def max_calls(self) -> int | None:
+        """This model's share of the run's ceiling: an equal one of what the models before it left."""
+        most = self.run.ceiling.max_calls
+        if most is None:
+            return None
+        left = most - sum(campaign.used_calls for campaign in self.before)
+        return max(0, left // (1 + self.waiting))
 
     def gather(self) -> list[Group]:
         """Run the source on every searchable row once, and see which prompts each metric calls.
@@ -126,7 +148,7 @@ class Campaign:
 
     def share(self, group: Group) -> int | None:
         """Logical calls that the search of ``group`` may make: an equal share of what the others leave."""
-        most = self.run.ceiling.max_calls
+        most = self.max_calls
         if most is None:
             return None
         groups = [one for one in self.groups or () if one.evidence]
@@ -135,11 +157,14 @@ class Campaign:
         return max(0, left // max(1, len(waiting)))
 
     def _require(self, calls: int, why: str) -> None:
-        most = self.run.ceiling.max_calls
-        if most is not None and most < calls:
+        mine = self.max_calls
+        if mine is not None and mine < calls:
+            needed = sum(campaign.used_calls for campaign in self.before) + calls * (1 + self.waiting)
+            models = f" on {1 + self.waiting} models" if self.waiting else ""
             pytest.exit(
-                f"--prompt-budget {most} is below the reserve: measuring the source and confirming a winner takes at "
-                f"least {calls} calls{why}; give --prompt-budget {calls} or more, or fewer rows or metrics",
+                f"--prompt-budget {self.run.ceiling.max_calls} is below the reserve: measuring the source and "
+                f"confirming a winner{models} takes at least {needed} calls{why}; give --prompt-budget {needed} or more, "
+                "or fewer rows or metrics",
                 returncode=int(pytest.ExitCode.USAGE_ERROR),
             )
 

@@ -101,8 +101,9 @@ class OptimizeHooks:
         if any(job.below for job in self.run.jobs) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         memory = getattr(self.run.config.pluginmanager.get_plugin("lfplugin"), "lastfailed", {})
-        for item in session.items:
-            memory.pop(item.nodeid, None)
+        jobs = {item.nodeid for item in session.items}
+        for key in [key for key in memory if str(key) in jobs]:
+            del memory[key]
 
     def _make_jobs(self, session: pytest.Session, metrics: Sequence[Any]) -> list[pytest.Item]:
         run = self.run
@@ -116,11 +117,20 @@ class OptimizeHooks:
             check_writable(metric.baseline_path.parent)
             _ = metric.baseline
         models = list(dict.fromkeys(metric.model for metric in metrics))
+        campaigns: list[Campaign] = []
         files: dict[Any, PromptFile] = {}
         jobs: list[pytest.Item] = []
         for model in models:
             mine = [metric for metric in metrics if metric.model == model]
-            campaign = Campaign(run=run, bench=Bench(session), metrics=mine, prompts=prompts)
+            campaign = Campaign(
+                run=run,
+                bench=Bench(session),
+                metrics=mine,
+                prompts=prompts,
+                before=tuple(campaigns),
+                waiting=len(models) - len(campaigns) - 1,
+            )
+            campaigns.append(campaign)
             for prompt in prompts:
                 path = prompt.home.file
                 if path not in files:
@@ -151,6 +161,11 @@ class OptimizeHooks:
 def _refuse_misuse(run: Run, metrics: Sequence[Any]) -> None:
     """What ends the session before anything is spent, with exit status 4."""
     settings = run.settings
+    if settings.is_blessing:
+        raise pytest.UsageError(
+            "--prompt-bless accepts the scores of a plain run: leave out --optimize-prompts, "
+            "which writes baselines of its own"
+        )
     models = dict.fromkeys(metric.model for metric in metrics)
     if None in models:
         from pytest_promptopt.prompts.runtime import NO_MODEL
@@ -164,9 +179,9 @@ def _refuse_misuse(run: Run, metrics: Sequence[Any]) -> None:
                 f"an optimize run in CI would call {model}; say so with --prompt-lm auto (or live, record), "
                 "or let it replay with --prompt-lm replay"
             )
-    run.optimizer = make_optimizer(
-        settings.optimizer, settings.optimizer_settings.get(settings.optimizer, {}), extra=run.extra_optimizers
-    )
+    named_ones = {settings.optimizer: {}, **settings.optimizer_settings}
+    strategies = {name: make_optimizer(name, given, extra=run.extra_optimizers) for name, given in named_ones.items()}
+    run.optimizer = strategies[settings.optimizer]
 
 
 def _run_job(run: Run, job: PromptJob, nextitem: pytest.Item | None) -> pytest.TestReport:
@@ -211,9 +226,16 @@ def _search(run: Run, job: PromptJob) -> list[JobReport]:
     if not group.evidence or not any(job.prompt.name in one.prompts for one in group.evidence):
         return []
     leader = group.prompts[0].name
-    if leader not in job.campaign.reports:
-        job.campaign.reports[leader] = _lead(run, job, group)
-    return job.campaign.reports[leader]
+    campaign = job.campaign
+    if leader in campaign.failures:
+        raise JobError(f"searched together with {leader}, which failed: {campaign.failures[leader]}")
+    if leader not in campaign.reports:
+        try:
+            campaign.reports[leader] = _lead(run, job, group)
+        except (JobError, PromptOptError, BudgetExhausted) as error:
+            campaign.failures[leader] = str(error)
+            raise
+    return campaign.reports[leader]
 
 
 def _lead(run: Run, job: PromptJob, group: Group) -> list[JobReport]:
