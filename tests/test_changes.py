@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_promptopt.errors import UsageError
+from pytest_promptopt.prompts.frozen import snapshot_path
 from pytest_promptopt.snapshots.change import (
     Change,
     ChangeKind,
@@ -20,7 +21,6 @@ from pytest_promptopt.snapshots.change import (
     compare,
     find_orphans,
     read_text,
-    snapshot_path,
 )
 
 

@@ -17,6 +17,7 @@ from shlex import quote
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo, Json
 from pytest_promptopt.prompts.toml_file import Table, read_toml
 
+FOLDER = "__prompts__"
 FORMAT = 1
 """The format of compiled prompt files that this version reads and writes."""
 
@@ -74,6 +75,11 @@ def read_frozen(text: str, *, path: Path, prompt: str | None = None, model: str 
     require_owner(top, "model", model)
     require_file_name(top, top.text("prompt"), top.text("model"))
     return _frozen(top)
+
+
+def snapshot_path(owner_file: Path, owner: str, model: str) -> Path:
+    """Where the compiled prompt of ``owner`` on ``model`` (or a metric's baseline) stands: beside ``owner_file``."""
+    return owner_file.parent / FOLDER / f"{file_stem(owner, model)}.toml"
 
 
 def is_stale(frozen: FrozenPrompt, *, signature_digest: str, source_digest: str) -> bool:

@@ -15,10 +15,9 @@ from pytest_promptopt.errors import ModelError, SnapshotError
 from pytest_promptopt.lms.client import Client
 from pytest_promptopt.prompts.active import chosen_model, current_evaluation, provided_runtime
 from pytest_promptopt.prompts.compiled import CompiledPrompt
-from pytest_promptopt.prompts.frozen import FrozenPrompt, file_stem, is_stale, read_frozen
+from pytest_promptopt.prompts.frozen import FOLDER, FrozenPrompt, is_stale, read_frozen, snapshot_path
 from pytest_promptopt.prompts.signature import Signature
-
-SNAPSHOT_FOLDER = "__prompts__"
+from pytest_promptopt.prompts.toml_file import decode
 
 
 class PromptOptWarning(UserWarning):
@@ -61,7 +60,7 @@ class PromptHome:
 
     def snapshot_path(self, model: str) -> Path:
         """The file that holds the compiled prompt for ``model``."""
-        return self.file.parent / SNAPSHOT_FOLDER / f"{file_stem(self.name, model)}.toml"
+        return snapshot_path(self.file, self.name, model)
 
     def read_snapshot(self, model: str) -> str | None:
         """The text of that file, also out of a zipped package; ``None`` when there is none."""
@@ -69,13 +68,10 @@ class PromptHome:
         package = self.module.rpartition(".")[0]
         try:
             if package and not path.parent.is_dir():
-                return (resources.files(package) / SNAPSHOT_FOLDER / path.name).read_text(encoding="utf-8")
-            return path.read_bytes().decode("utf-8")
+                return decode((resources.files(package) / FOLDER / path.name).read_bytes(), path=path)
+            return decode(path.read_bytes(), path=path)
         except (FileNotFoundError, NotADirectoryError, ModuleNotFoundError):
             return None
-        except UnicodeDecodeError as error:
-            message = f"{path}: not UTF-8 text ({error}); restore it with: git checkout -- {path}"
-            raise SnapshotError(message, path=path) from error
 
 
 class Shelf:
@@ -106,21 +102,11 @@ class Shelf:
         text = home.read_snapshot(model)
         if text is None:
             return Snapshot(standing=Standing.SOURCE, model=model, compiled=source, path=path)
-        frozen = read_frozen(text, path=path)
-        _check_owner(frozen, home, model, path)
+        frozen = read_frozen(text, path=path, prompt=home.name, model=model)
         if is_stale(frozen, signature_digest=signature.digest, source_digest=signature.source_digest):
             return Snapshot(standing=Standing.STALE, model=model, compiled=source, path=path, frozen=frozen)
         standing = Standing.EDITED if frozen.is_edited else Standing.FROZEN
         return Snapshot(standing=standing, model=model, compiled=frozen.compiled, path=path, frozen=frozen)
-
-
-def _check_owner(frozen: FrozenPrompt, home: PromptHome, model: str, path: Path) -> None:
-    if (frozen.prompt, frozen.model) != (home.name, model):
-        raise SnapshotError(
-            f"{path}: holds {frozen.prompt} for {frozen.model}, but its name says {home.name} for {model}; "
-            f"rename it, or delete it and run: pytest --optimize-prompts --prompt {home.name}",
-            path=path,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,8 +163,8 @@ class Campaign:
             models = f" on {1 + self.waiting} models" if self.waiting else ""
             pytest.exit(
                 f"--prompt-budget {self.run.ceiling.max_calls} is below the reserve: measuring the source and "
-                f"confirming a winner{models} takes at least {needed} calls{why}; give --prompt-budget {needed} or more, "
-                "or fewer rows or metrics",
+                f"confirming a winner{models} takes at least {needed} calls{why}; give --prompt-budget {needed} or "
+                "more, or fewer rows or metrics",
                 returncode=int(pytest.ExitCode.USAGE_ERROR),
             )
 

@@ -16,10 +16,11 @@ from pytest_promptopt.evaluation.dataset import Example, as_examples, read_datas
 from pytest_promptopt.evaluation.split import Split, rows_after_freeze, split_key, split_rows
 from pytest_promptopt.gate import ScoredRow
 from pytest_promptopt.prompts.active import provided_runtime
+from pytest_promptopt.prompts.frozen import snapshot_path
 from pytest_promptopt.session.marker import MODEL_ARGUMENT, MetricOptions, metric_digest_lines, read_marker
 from pytest_promptopt.session.settings import Settings
 from pytest_promptopt.snapshots.baseline import Baseline, read_baseline
-from pytest_promptopt.snapshots.change import read_text, snapshot_path
+from pytest_promptopt.snapshots.change import read_text
 
 NO_MODEL_NAME = "no-model"
 

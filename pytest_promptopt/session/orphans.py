@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_promptopt.prompts.frozen import FOLDER
 from pytest_promptopt.prompts.registry import registered_prompts
-from pytest_promptopt.prompts.runtime import SNAPSHOT_FOLDER
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.snapshots.change import find_orphans
 
@@ -40,7 +40,7 @@ def find(metrics: Iterable[MetricItem], rootdir: Path) -> list[str]:
     return sorted(
         path.relative_to(rootdir).as_posix()
         for folder, names in owners.items()
-        for path in find_orphans(folder / SNAPSHOT_FOLDER, names)
+        for path in find_orphans(folder / FOLDER, names)
         if not _may_have_owner(folder, path.name, imported)
     )
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from secrets import token_hex
 
 from pytest_promptopt.errors import UsageError
-from pytest_promptopt.prompts.frozen import file_stem, named_owner
+from pytest_promptopt.prompts.frozen import named_owner
 from pytest_promptopt.prompts.toml_file import decode
 
-FOLDER = "__prompts__"
 """The folder beside an owner's file in which frozen things live."""
 
 
@@ -40,11 +39,6 @@ class Change:
     kind: ChangeKind
     before: str | None
     after: str | None
-
-
-def snapshot_path(owner_file: Path, owner: str, model: str) -> Path:
-    """Where the compiled prompt of ``owner`` on ``model`` (or a metric's baseline) stands: beside ``owner_file``."""
-    return owner_file.parent / FOLDER / f"{file_stem(owner, model)}.toml"
 
 
 def read_text(path: Path) -> str | None:
