@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pytest_promptopt.errors import BudgetExhausted, LMError, LMErrorKind, ModelError, UnrecordedError, UsageError
 from pytest_promptopt.lms.background import BackgroundLoop
-from pytest_promptopt.lms.base import LM, AsyncLM, Reply, Request, Usage
+from pytest_promptopt.lms.base import LM, AsyncLM, Messages, Prefix, Reply, Request, Usage
 from pytest_promptopt.lms.ceiling import Ceiling
 from pytest_promptopt.lms.client import (
     MAX_ATTEMPTS,
@@ -189,6 +189,23 @@ def test_the_digest_of_a_request_is_the_same_for_ever() -> None:
 )
 def test_whatever_decides_a_reply_changes_the_digest(change: dict[str, object]) -> None:
     assert request_digest(replace(ask(), **change)) != request_digest(ask())
+
+
+texts = st.text(max_size=40)
+turns = st.builds(
+    lambda role, content: {"role": role, "content": content}, st.sampled_from(["user", "assistant"]), texts
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(turns, max_size=4), turns, texts, st.sampled_from([0.0, 0.3, 1, 1e-7]), st.none() | st.integers(1, 9))
+def test_a_prefix_that_was_hashed_before_changes_no_digest(
+    before: list[dict[str, str]], last: dict[str, str], model: str, temperature: float, max_tokens: int | None
+) -> None:
+    prefix = Prefix(before)
+    for message in (last, {"role": "user", "content": "another row"}):
+        plain = Request(model=model, messages=(*before, message), temperature=temperature, max_tokens=max_tokens)
+        assert request_digest(replace(plain, messages=Messages.after(prefix, message))) == request_digest(plain)
 
 
 def test_draws_and_spellings_of_one_request_share_a_digest() -> None:

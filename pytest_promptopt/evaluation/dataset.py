@@ -101,8 +101,13 @@ class Example(Mapping[str, Any]):
         return copy
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+
+
 def _as_json(value: object, name: str) -> Json:
     """``value`` as JSON, the same on every machine; never by ``repr``, which may hold an address."""
+    if type(value) in _PLAIN:
+        return value  # type: ignore[return-value]  # exactly one of JSON's own types
     if value is None or isinstance(value, str | bool | int | float):
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, Enum):

@@ -14,6 +14,28 @@ Message = Mapping[str, str]
 """One chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
 
 
+class Prefix(tuple[Message, ...]):
+    """The messages in front of a row's inputs: the same object for every row, so what is made of it is made once.
+
+    ``memo`` belongs to whoever hashes requests.
+    """
+
+    memo: object = None
+
+
+class Messages(tuple[Message, ...]):
+    """The messages of one row: those of ``prefix`` and one more. To everyone else, a tuple of messages."""
+
+    prefix: Prefix
+
+    @classmethod
+    def after(cls, prefix: Prefix, last: Message) -> Messages:
+        """``prefix`` and ``last``."""
+        messages = cls((*prefix, last))
+        messages.prefix = prefix
+        return messages
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One chat completion.

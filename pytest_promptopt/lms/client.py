@@ -18,11 +18,11 @@ from itertools import count
 from json import JSONEncoder
 from random import Random
 from threading import Lock
-from typing import TypeAlias, TypeGuard, cast
+from typing import Any, TypeAlias, TypeGuard, cast
 
 from pytest_promptopt.errors import LMError, LMErrorKind, UnrecordedError
 from pytest_promptopt.lms.background import BackgroundLoop, awaited, result_of
-from pytest_promptopt.lms.base import LM, AsyncLM, Reply, Request, Usage
+from pytest_promptopt.lms.base import LM, AsyncLM, Messages, Reply, Request, Usage
 from pytest_promptopt.lms.ceiling import Ceiling
 from pytest_promptopt.lms.store import Store
 
@@ -107,12 +107,27 @@ def request_digest(request: Request) -> str:
     parameters: dict[str, object] = {"temperature": float(request.temperature)}
     if request.max_tokens is not None:
         parameters["max_tokens"] = request.max_tokens
+    if isinstance(request.messages, Messages) and request.endpoint is None and request.schema is None:
+        return _digest_after(request.messages, request.model, parameters)
     content = {"model": request.model, "messages": request.messages, "parameters": parameters}
     if request.endpoint is not None:
         content["endpoint"] = request.endpoint
     if request.schema is not None:
         content["schema"] = request.schema
     return sha256(_canonical(content).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _digest_after(messages: Messages, model: str, parameters: Mapping[str, object]) -> str:
+    """The same digest where everything in front of the last message was hashed before: a search asks by the row."""
+    prefix = messages.prefix
+    state = prefix.memo
+    if state is None:
+        start = '{"messages":[' + "".join(f"{_canonical(message)}," for message in prefix)
+        state = prefix.memo = sha256(start.encode("utf-8", "surrogatepass"))
+    digest: Any = state.copy()  # type: ignore[attr-defined]  # a hash object; nobody else writes the memo
+    rest = f'{_canonical(messages[-1])}],"model":{_canonical(model)},"parameters":{_canonical(parameters)}}}'
+    digest.update(rest.encode("utf-8", "surrogatepass"))
+    return str(digest.hexdigest())
 
 
 def request_key(digest: str, repeat: int, ordinal: int) -> str:

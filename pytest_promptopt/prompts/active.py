@@ -72,14 +72,20 @@ def provide_runtime(provider: Callable[[], Runtime] | None) -> Callable[[], Runt
     return before
 
 
-@contextmanager
-def evaluating(evaluation: Evaluation) -> Iterator[Evaluation]:
-    """Evaluate one row in this thread or task."""
-    token = _evaluation.set(evaluation)
-    try:
-        yield evaluation
-    finally:
-        _evaluation.reset(token)
+class evaluating:  # noqa: N801 - read as a statement: with evaluating(row)
+    """Evaluate one row in this thread or task. A class, because a generator costs as much as all else in a scope."""
+
+    __slots__ = ("_evaluation", "_token")
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+
+    def __enter__(self) -> Evaluation:
+        self._token = _evaluation.set(self._evaluation)
+        return self._evaluation
+
+    def __exit__(self, *failure: object) -> None:
+        _evaluation.reset(self._token)
 
 
 @contextmanager

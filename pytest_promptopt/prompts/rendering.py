@@ -8,7 +8,7 @@ from enum import Enum
 from functools import lru_cache
 from json import dumps
 
-from pytest_promptopt.lms.base import Message
+from pytest_promptopt.lms.base import Message, Messages, Prefix
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Json
 from pytest_promptopt.prompts.shapes import Field, Kind, Shape, described, pydantic_fields, pydantic_name
 from pytest_promptopt.prompts.signature import Signature
@@ -16,13 +16,13 @@ from pytest_promptopt.prompts.signature import Signature
 _NO_INPUT = "Answer now."
 
 
-def render(signature: Signature, compiled: CompiledPrompt, inputs: Mapping[str, object]) -> tuple[Message, ...]:
+def render(signature: Signature, compiled: CompiledPrompt, inputs: Mapping[str, object]) -> Messages:
     """The messages of one call."""
-    return (*render_prefix(signature, compiled), _user(render_inputs(signature, inputs)))
+    return Messages.after(render_prefix(signature, compiled), _user(render_inputs(signature, inputs)))
 
 
 @lru_cache(maxsize=256)
-def render_prefix(signature: Signature, compiled: CompiledPrompt) -> tuple[Message, ...]:
+def render_prefix(signature: Signature, compiled: CompiledPrompt) -> Prefix:
     """The messages in front of the inputs: the same for every row, so written once, and not to be changed."""
     parts = (compiled.instruction, _input_notes(signature), format_rule(signature))
     system = "\n\n".join(part for part in parts if part)
@@ -30,7 +30,7 @@ def render_prefix(signature: Signature, compiled: CompiledPrompt) -> tuple[Messa
     for demo in compiled.demos:
         answer = render_output(signature, demo.output, demo.reasoning)
         messages += _user(render_inputs(signature, demo.inputs)), {"role": "assistant", "content": answer}
-    return tuple(messages)
+    return Prefix(messages)
 
 
 def render_inputs(signature: Signature, inputs: Mapping[str, object]) -> str:
