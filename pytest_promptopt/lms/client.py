@@ -13,16 +13,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from itertools import count
 from json import JSONEncoder
+from json.encoder import encode_basestring
 from random import Random
 from threading import Lock
 from typing import Any, TypeAlias, TypeGuard, cast
 
 from pytest_promptopt.errors import LMError, LMErrorKind, UnrecordedError
 from pytest_promptopt.lms.background import BackgroundLoop, awaited, result_of
-from pytest_promptopt.lms.base import LM, AsyncLM, Messages, Reply, Request, Usage
+from pytest_promptopt.lms.base import LM, AsyncLM, Message, Messages, Reply, Request, Usage
 from pytest_promptopt.lms.ceiling import Ceiling
 from pytest_promptopt.lms.store import Store
 
@@ -104,12 +106,10 @@ def request_digest(request: Request) -> str:
     That is ``model``, ``messages``, ``parameters`` (``temperature``, and ``max_tokens`` when given), and ``endpoint``
     and ``schema`` when given. Neither ``repeat`` nor ``ordinal``: they tell equal requests apart.
     """
-    parameters: dict[str, object] = {"temperature": float(request.temperature)}
-    if request.max_tokens is not None:
-        parameters["max_tokens"] = request.max_tokens
-    if isinstance(request.messages, Messages) and request.endpoint is None and request.schema is None:
-        return _digest_after(request.messages, request.model, parameters)
-    content = {"model": request.model, "messages": request.messages, "parameters": parameters}
+    if type(request.messages) is Messages and request.endpoint is None and request.schema is None:
+        return _digest_after(request.messages, request)
+    parameters = _parameters(request.temperature, request.max_tokens)
+    content: dict[str, object] = {"model": request.model, "messages": request.messages, "parameters": parameters}
     if request.endpoint is not None:
         content["endpoint"] = request.endpoint
     if request.schema is not None:
@@ -117,7 +117,18 @@ def request_digest(request: Request) -> str:
     return sha256(_canonical(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _digest_after(messages: Messages, model: str, parameters: Mapping[str, object]) -> str:
+def _parameters(temperature: float, max_tokens: int | None) -> dict[str, object]:
+    parameters: dict[str, object] = {"temperature": float(temperature) + 0.0}  # so that -0.0 is 0.0
+    return parameters if max_tokens is None else {**parameters, "max_tokens": max_tokens}
+
+
+@lru_cache(maxsize=256)
+def _tail(model: str, temperature: float, max_tokens: int | None) -> str:
+    """The end of the canonical JSON, which all rows of a prompt share."""
+    return f'],"model":{_canonical(model)},"parameters":{_canonical(_parameters(temperature, max_tokens))}}}'
+
+
+def _digest_after(messages: Messages, request: Request) -> str:
     """The same digest where everything in front of the last message was hashed before: a search asks by the row."""
     prefix = messages.prefix
     state = prefix.memo
@@ -125,9 +136,16 @@ def _digest_after(messages: Messages, model: str, parameters: Mapping[str, objec
         start = '{"messages":[' + "".join(f"{_canonical(message)}," for message in prefix)
         state = prefix.memo = sha256(start.encode("utf-8", "surrogatepass"))
     digest: Any = state.copy()  # type: ignore[attr-defined]  # a hash object; nobody else writes the memo
-    rest = f'{_canonical(messages[-1])}],"model":{_canonical(model)},"parameters":{_canonical(parameters)}}}'
+    rest = _message_json(messages[-1]) + _tail(request.model, request.temperature, request.max_tokens)
     digest.update(rest.encode("utf-8", "surrogatepass"))
     return str(digest.hexdigest())
+
+
+def _message_json(message: Message) -> str:
+    """The canonical JSON of one message; written out, because a JSON encoder costs as much as the rest of a digest."""
+    if len(message) != 2 or type(message.get("role")) is not str or type(message.get("content")) is not str:
+        return _canonical(message)
+    return f'{{"content":{encode_basestring(message["content"])},"role":{encode_basestring(message["role"])}}}'
 
 
 def request_key(digest: str, repeat: int, ordinal: int) -> str:
