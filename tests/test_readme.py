@@ -74,7 +74,7 @@ def inis_in(text: str) -> set[str]:
 def test_the_readme_example_finds_a_better_prompt_and_the_gate_holds_it(readme_project):
     first = readme_project.runpytest_subprocess()
     assert first.ret == pytest.ExitCode.TESTS_FAILED, "the docstring alone is below the README's threshold"
-    first.stdout.fnmatch_lines(["*is below threshold=0.7*", "*pytest --optimize-prompts --prompt route"])
+    first.stdout.fnmatch_lines(["*is below threshold=0.65*", "*pytest --optimize-prompts --prompt route"])
 
     search = readme_project.runpytest_subprocess("--optimize-prompts")
     assert search.ret == pytest.ExitCode.OK
