@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -24,15 +23,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(slots=True, kw_only=True)
 class Evaluation:
-    """The row that is being evaluated: what its prompts run as, and the calls they made so far."""
+    """The row that is being evaluated: what its prompts run as, and the calls they made so far.
 
-    scope: Scope
-    candidate: Mapping[str, CompiledPrompt] = field(default_factory=dict)
-    model: str | None = None
-    temperature: float | None = None
-    calls: list[PromptCall] = field(default_factory=list)
+    Written out, because making a dataclass takes longer than all else that an unused plugin does at start-up.
+    """
+
+    __slots__ = ("calls", "candidate", "model", "scope", "temperature")
+
+    def __init__(
+        self,
+        *,
+        scope: Scope,
+        candidate: Mapping[str, CompiledPrompt] | None = None,
+        model: str | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        self.scope = scope
+        self.candidate: Mapping[str, CompiledPrompt] = candidate or {}
+        self.model = model
+        self.temperature = temperature
+        self.calls: list[PromptCall] = []
 
 
 class _Process:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.evaluation.metric import Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status
 from pytest_promptopt.evaluation.split import Split
@@ -15,6 +16,7 @@ from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.prompt import Prompt
 from pytest_promptopt.reports.records import JobReport
 from pytest_promptopt.session.metric_item import MetricItem
+from pytest_promptopt.session.verdicts import one_line
 from pytest_promptopt.session.workbench import Bench, Evidence, JobError, MetricSkipped, refuse_fault, trials_of
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Campaign:
     spent_by_groups: int = 0
     reports: dict[str, list[JobReport]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    failure: str | None = None
 
     @property
     def used_calls(self) -> int:
@@ -72,16 +75,25 @@ class Campaign:
         Leaves with exit status 4 when the budget cannot hold this and the confirmations. Raises ``JobError`` when a row
         has no score under the source.
         """
+        if self.failure is not None:
+            raise JobError(f"the source could not be measured, see the first job: {self.failure}")
         if self.groups is None:
-            splits = self._measure()
-            self._require(max((_least_calls(metric, split) for metric, split in splits), default=0), "")
-            source = Candidate({prompt.name: prompt.source for prompt in self.prompts})
-            sealed = {example.digest for _, split in splits for example in split.test}
-            evidence = [self._trace(metric, split, source, sealed) for metric, split in splits]
-            self.source_calls = sum(one.all_calls for one in evidence)
-            self.groups = self._group(evidence)
+            try:
+                self.groups = self._gather()
+            except (JobError, PromptOptError, BudgetExhausted) as error:
+                self.failure = one_line(str(error))
+                raise
             self._require(self.source_calls + self.reserve(self.groups), " at the calls that its rows really make")
         return self.groups
+
+    def _gather(self) -> list[Group]:
+        splits = self._measure()
+        self._require(max((_least_calls(metric, split) for metric, split in splits), default=0), "")
+        source = Candidate({prompt.name: prompt.source for prompt in self.prompts})
+        sealed = {example.digest for _, split in splits for example in split.test}
+        evidence = [self._trace(metric, split, source, sealed) for metric, split in splits]
+        self.source_calls = sum(one.all_calls for one in evidence)
+        return self._group(evidence)
 
     def _measure(self) -> list[tuple[MetricItem, Split]]:
         """The rows of every metric, before anything is called; a metric that is skipped measures nothing."""
