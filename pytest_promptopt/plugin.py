@@ -39,7 +39,11 @@ _NAMES = {
         "MODEL",
         "Model that writes proposals and teaches; default: the model under test.",
     ),
-    "prompt_optimizer": ("--prompt-optimizer", "NAME", "Strategy of the search; default: auto."),
+    "prompt_optimizer": (
+        "--prompt-optimizer",
+        "NAME",
+        "Strategy of the search: auto (default), labeled-few-shot, bootstrap-few-shot, bootstrap-random-search, copro.",
+    ),
     "prompt_set": ("--prompt-set", "NAME.KEY=VALUE", "A strategy's setting, such as copro.breadth=5 (repeatable)."),
     "prompt_budget": (
         "--prompt-budget",
