@@ -74,7 +74,7 @@ class Prompt(Generic[P, R]):
         """The typed value. Raises ``FormatError`` for a reply that cannot be read, ``LMError`` when there is none."""
         if self.is_async:
             return self._avalue(args, kwargs)  # type: ignore[return-value]  # R is the coroutine of an async function
-        return self._predict(args, kwargs).value  # type: ignore[no-any-return]  # the value was validated against R
+        return self._answer(args, kwargs)[2].value  # type: ignore[return-value]  # it was validated against R
 
     def predict(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Like calling it, but a :class:`Prediction` (an awaitable of one for an ``async def`` prompt)."""
@@ -109,17 +109,23 @@ class Prompt(Generic[P, R]):
         return f"<prompt {self.name}>"
 
     def _predict(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prediction[Any]:
-        runtime, inputs, request, compiled, scope = self._prepare(args, kwargs)
-        reply = runtime.client.complete(request, scope)
-        return self._conclude(request, reply, inputs, compiled)
+        return _prediction(*self._answer(args, kwargs))
 
     async def _apredict(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prediction[Any]:
-        runtime, inputs, request, compiled, scope = self._prepare(args, kwargs)
-        reply = await runtime.client.acomplete(request, scope)
-        return self._conclude(request, reply, inputs, compiled)
+        return _prediction(*await self._aanswer(args, kwargs))
 
     async def _avalue(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return (await self._apredict(args, kwargs)).value
+        return (await self._aanswer(args, kwargs))[2].value
+
+    def _answer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Request, Reply, Parsed]:
+        runtime, inputs, request, compiled, scope = self._prepare(args, kwargs)
+        reply = runtime.client.complete(request, scope)
+        return request, reply, self._conclude(request, reply, inputs, compiled)
+
+    async def _aanswer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Request, Reply, Parsed]:
+        runtime, inputs, request, compiled, scope = self._prepare(args, kwargs)
+        reply = await runtime.client.acomplete(request, scope)
+        return request, reply, self._conclude(request, reply, inputs, compiled)
 
     def _prepare(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -155,7 +161,8 @@ class Prompt(Generic[P, R]):
 
     def _conclude(
         self, request: Request, reply: Reply, inputs: Mapping[str, object], compiled: CompiledPrompt
-    ) -> Prediction[Any]:
+    ) -> Parsed:
+        """Read the reply, and leave a trace of the call with the row that is being evaluated, read or not."""
         evaluation = current_evaluation()
         try:
             parsed = parse(self.signature, reply.text)
@@ -165,16 +172,7 @@ class Prompt(Generic[P, R]):
             raise
         if evaluation is not None:
             evaluation.calls.append(self._record(request, reply, inputs, compiled, parsed))
-        return Prediction(
-            value=parsed.value,
-            reasoning=parsed.reasoning,
-            text=reply.text,
-            model=request.model,
-            usage=reply.usage,
-            cost_usd=reply.cost_usd,
-            latency_seconds=reply.latency_seconds,
-            is_replayed=reply.is_replayed,
-        )
+        return parsed
 
     def _record(
         self,
@@ -195,6 +193,19 @@ class Prompt(Generic[P, R]):
             digest=compiled.digest,
             model=request.model,
         )
+
+
+def _prediction(request: Request, reply: Reply, parsed: Parsed) -> Prediction[Any]:
+    return Prediction(
+        value=parsed.value,
+        reasoning=parsed.reasoning,
+        text=reply.text,
+        model=request.model,
+        usage=reply.usage,
+        cost_usd=reply.cost_usd,
+        latency_seconds=reply.latency_seconds,
+        is_replayed=reply.is_replayed,
+    )
 
 
 def _has_model(runtime: Runtime, prompt: Prompt[Any, Any]) -> bool:
