@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from pytest_promptopt.errors import DetachedCallError, FormatError, SignatureError
+from pytest_promptopt.errors import DetachedCallError, FormatError, ModelError, SignatureError
 from pytest_promptopt.lms.base import Reply, Request, Usage
 from pytest_promptopt.lms.client import Scope
 from pytest_promptopt.prompts import registry
@@ -83,9 +83,12 @@ class Prompt(Generic[P, R]):
     def messages(self, *args: P.args, **kwargs: P.kwargs) -> list[dict[str, str]]:
         """The chat messages of such a call, with the compiled prompt in force. Calls nothing."""
         runtime = current_runtime()
-        compiled = (
-            self._compiled(runtime, runtime.choose_model(self.model)) if _has_model(runtime, self) else self.source
-        )
+        try:
+            model = runtime.choose_model(self.model)
+        except ModelError:
+            compiled = self.source  # no model, so no snapshot; whoever asks has a client of their own
+        else:
+            compiled = self._compiled(runtime, model)
         return [dict(message) for message in render(self.signature, compiled, bind(self.signature, args, kwargs))]
 
     def parse(self, text: str) -> R:
@@ -156,7 +159,7 @@ class Prompt(Generic[P, R]):
             return compiled
         snapshot = self.find_snapshot(runtime, model)
         if runtime.is_production:
-            check_production(snapshot, self.name)
+            check_production(snapshot, self.name, is_searched=self.is_optimized)
         return snapshot.compiled
 
     def _conclude(
@@ -205,18 +208,6 @@ def _prediction(request: Request, reply: Reply, parsed: Parsed) -> Prediction[An
         cost_usd=reply.cost_usd,
         latency_seconds=reply.latency_seconds,
         is_replayed=reply.is_replayed,
-    )
-
-
-def _has_model(runtime: Runtime, prompt: Prompt[Any, Any]) -> bool:
-    return any(
-        (
-            prompt.model,
-            runtime.command_line_model,
-            runtime.environment_model,
-            runtime.configured_model,
-            runtime.ini_model,
-        )
     )
 
 

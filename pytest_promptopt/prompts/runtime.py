@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -154,13 +155,20 @@ class _Production:
         self._client: Callable[[], Client] | None = None
         self.model: str | None = None
         self.requires_snapshots = False
-        self.warned: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def configure(self, model: str | None, requires_snapshots: bool | None) -> None:
         with self._lock:
             self.model = self.model if model is None else model
             self.requires_snapshots = self.requires_snapshots if requires_snapshots is None else requires_snapshots
             self._runtime = None
+
+    def is_first_warning(self, name: str, model: str) -> bool:
+        """Whether nobody was warned of this prompt on this model before; true once, whatever the number of threads."""
+        with self._lock:
+            is_first = (name, model) not in self._warned
+            self._warned.add((name, model))
+            return is_first
 
     def runtime(self) -> Runtime:
         with self._lock:
@@ -204,9 +212,9 @@ def current_runtime() -> Runtime:
     return runtime if _production.model is None else replace(runtime, configured_model=_production.model)
 
 
-def check_production(snapshot: Snapshot, name: str) -> None:
-    """Refuse or mention, once, that a prompt runs its source in production."""
-    if snapshot.is_frozen:
+def check_production(snapshot: Snapshot, name: str, *, is_searched: bool) -> None:
+    """Refuse or mention, once, that a prompt runs its source in production; one never searched misses no snapshot."""
+    if snapshot.is_frozen or (snapshot.standing is Standing.SOURCE and not is_searched):
         return
     what = "stale" if snapshot.standing is Standing.STALE else "missing"
     message = f"{name}: its snapshot for {snapshot.model} is {what}, so the source runs ({snapshot.path})"
@@ -214,6 +222,13 @@ def check_production(snapshot: Snapshot, name: str) -> None:
         raise SnapshotError(
             f"{message}; freeze one with: pytest --optimize-prompts --prompt {name}", path=snapshot.path
         )
-    if (name, snapshot.model) not in _production.warned:
-        _production.warned.add((name, snapshot.model))
-        warnings.warn(message, PromptOptWarning, stacklevel=6)
+    if _production.is_first_warning(name, snapshot.model):
+        warnings.warn(message, PromptOptWarning, stacklevel=_level_of_caller())
+
+
+def _level_of_caller() -> int:
+    """The ``stacklevel`` of whoever called into this package, as the function that asks has to give it."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pytest_promptopt."):
+        level, frame = level + 1, frame.f_back
+    return level

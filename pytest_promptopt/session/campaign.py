@@ -12,6 +12,7 @@ from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.evaluation.metric import Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status
 from pytest_promptopt.evaluation.split import Split
+from pytest_promptopt.prompts.active import candidates_in_flight
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.prompt import Prompt
 from pytest_promptopt.reports.records import JobReport
@@ -112,7 +113,8 @@ class Campaign:
 
     def _trace(self, metric: MetricItem, split: Split, source: Candidate, sealed: Set[str]) -> Evidence:
         whole, split = split, _without_twins(split, sealed)
-        results = self.bench.run(metric, lambda metric: trials_of(split.searchable, metric, source))
+        with candidates_in_flight():  # a call that carries no candidate would not be traced
+            results = self.bench.run(metric, lambda metric: trials_of(split.searchable, metric, source))
         rows: dict[str, list[RowResult]] = {}
         for result in results:
             refuse_fault(metric, result)
