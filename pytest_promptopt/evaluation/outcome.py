@@ -87,6 +87,8 @@ def judge_value(value: object) -> Judgement:
     if isinstance(value, bool):
         return _pass_or_fail(value)
     if isinstance(value, Score):
+        if value.value is None or isinstance(value.value, Score):
+            return _error(f"the metric returned a Score of {value.value!r}; its value is a number in [0, 1] or a bool")
         judgement = judge_value(value.value)
         is_scored = judgement.score is not None
         return replace(judgement, feedback=value.feedback) if is_scored and value.feedback else judgement

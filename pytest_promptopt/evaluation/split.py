@@ -61,19 +61,19 @@ def position(key: str, salt: str) -> float:
 def split_rows(examples: Sequence[Example], rule: SplitRule, *, key_of: Callable[[Example], str]) -> Split:
     """Put ``examples`` on their sides. A ``split`` field overrides; few keys are dealt by quota in hash order.
 
-    Raises ``DatasetError`` for a ``split`` field that names no side.
+    Each side is in hash order, so that a search takes the same course however the dataset is sorted. Raises
+    ``DatasetError`` for a ``split`` field that names no side.
     """
     keys = {example.id: key_of(example) for example in examples}
     free = {keys[example.id] for example in examples if "split" not in example}
     sides = _deal(free, rule)
     placed: dict[str, list[Example]] = {side: [] for side in SIDES}
-    for example in examples:
+    for example in sorted(examples, key=lambda example: (position(keys[example.id], rule.salt), example.id)):
         placed[_own_side(example) or sides[keys[example.id]]].append(example)
     train, val = tuple(placed["train"]), tuple(placed["val"])
     test = lowest_keys(placed["test"], rule, keys)
     if min(len(train), len(val)) < SMALLEST_SIDE:
-        seen = {example.id for example in (*train, *val)}
-        both = tuple(example for example in examples if example.id in seen)
+        both = (*train, *val)
         return Split(train=both, val=both, test=test, is_merged=True)
     return Split(train=train, val=val, test=test)
 
@@ -110,22 +110,31 @@ def lowest_keys(examples: Sequence[Example], rule: SplitRule, keys: dict[str, st
 
 
 def rows_after_freeze(
-    examples: Sequence[Example], rule: SplitRule, *, key_of: Callable[[Example], str], sealed: Mapping[str, str]
+    examples: Sequence[Example],
+    rule: SplitRule,
+    *,
+    key_of: Callable[[Example], str],
+    sealed: Mapping[str, str],
+    searched: Collection[str] = (),
 ) -> tuple[Example, ...]:
     """What a gate reads once a prompt was frozen on the rows ``sealed``: those, and new rows on their side.
 
-    ``sealed`` maps the ids of those rows to the digests that they had. Any other row is new on the sealed side when it
-    hashes at or above the lowest of them that was not edited since: every row that the search saw hashed below. Where
-    none is left to tell, no other row is read. A ``split`` field decides for its own row.
+    ``sealed`` maps the ids of those rows to the digests that they had, ``searched`` are the ids that the search saw:
+    they are never new, whatever became of their content or of the rule that deals them. Any other row is new on the
+    sealed side when it hashes at or above the lowest sealed one that was not edited since: every row that the search
+    saw hashed below. Where none is left to tell, no other row is read. A ``split`` field decides for its own row.
     """
     keys = {example.id: key_of(example) for example in examples}
     old = [example for example in examples if example.id in sealed]
     telling = [row for row in old if "split" not in row and row.digest == sealed[row.id]]
     floor = min((position(keys[row.id], rule.salt) for row in telling), default=1.0)
+    if len(set(keys.values())) >= FEW_KEYS:
+        floor = max(floor, rule.train + rule.val)
+    known = {*sealed, *searched}
     new = [
         example
         for example in examples
-        if example.id not in sealed
+        if example.id not in known
         and (_own_side(example) == "test" if "split" in example else position(keys[example.id], rule.salt) >= floor)
     ]
     room = max(0, rule.most_sealed_keys - len({keys[example.id] for example in old}))

@@ -25,8 +25,13 @@ def registered_prompts(under: Path | None = None) -> list[Prompt[Any, Any]]:
     return [prompt for (file, _), prompt in _prompts.items() if under is None or file.is_relative_to(under)]
 
 
+def prompts_named(name: str) -> list[Prompt[Any, Any]]:
+    """Every imported prompt called ``name``: one, unless modules of different folders share their names."""
+    return [prompt for (_, own), prompt in _prompts.items() if own == name]
+
+
 def prompts_by_name(under: Path | None = None) -> dict[str, Prompt[Any, Any]]:
-    """The same by name. Raises ``SignatureError`` naming both places when two prompts share one."""
+    """Every imported prompt by name. Raises ``SignatureError`` naming both places when two prompts share one."""
     named: dict[str, Prompt[Any, Any]] = {}
     for prompt in registered_prompts(under):
         other = named.setdefault(prompt.name, prompt)

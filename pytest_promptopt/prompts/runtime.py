@@ -80,11 +80,11 @@ class Shelf:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._snapshots: dict[tuple[Path, str, str], Snapshot] = {}
+        self._snapshots: dict[tuple[Path, str, str, str, str], Snapshot] = {}
 
     def find(self, home: PromptHome, signature: Signature, source: CompiledPrompt, model: str) -> Snapshot:
         """What is in force for ``model``. Raises ``SnapshotError`` when its file cannot be read."""
-        key = (home.file, home.name, model)
+        key = (home.file, home.name, model, signature.digest, signature.source_digest)
         snapshot = self._snapshots.get(key)
         if snapshot is None:
             with self._lock:

@@ -15,6 +15,7 @@ from pytest_promptopt.evaluation.split import Split
 from pytest_promptopt.prompts.active import candidates_in_flight
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.prompt import Prompt
+from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.reports.records import JobReport
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.session.verdicts import one_line
@@ -89,7 +90,10 @@ class Campaign:
 
     def _gather(self) -> list[Group]:
         splits = self._measure()
-        self._require(max((_least_calls(metric, split) for metric, split in splits), default=0), "")
+        self._require(
+            max((_least_calls(metric, split) for metric, split in splits), default=0),
+            ", or more where a row makes several",
+        )
         source = Candidate({prompt.name: prompt.source for prompt in self.prompts})
         sealed = {example.digest for _, split in splits for example in split.test}
         evidence = [self._trace(metric, split, source, sealed) for metric, split in splits]
@@ -154,11 +158,7 @@ class Campaign:
 
     def reserve(self, groups: Iterable[Group]) -> int:
         """Calls that confirming all winners takes at most: both arms, and a fresh baseline where replies vary."""
-        return sum(
-            len(one.split.test) * one.most_calls_per_row * (3 if varies(group) else 2)
-            for group in groups
-            for one in group.evidence
-        )
+        return sum(_calls_of_one_arm(group) * (3 if varies(group) else 2) for group in groups)
 
     def share(self, group: Group) -> int | None:
         """Logical calls that the search of ``group`` may make: an equal share of what the others leave."""
@@ -188,6 +188,20 @@ def _least_calls(metric: MetricItem, split: Split) -> int:
     return metric.options.repeats * (len(split.searchable) + 2 * len(split.test))
 
 
+def _calls_of_one_arm(group: Group) -> int:
+    """Calls on all sealed rows at most; on a row that an earlier metric seals too, those beyond that metric's."""
+    calls = 0
+    called: set[str] = set()
+    for one in group.evidence:
+        must_pass = set(one.metric.options.must_pass)
+        digests = [example.digest for example in one.split.test]
+        digests += [example.digest for example in one.split.searchable if example.id in must_pass]
+        shared = sum(digest in called for digest in digests)
+        calls += shared * one.most_fresh_calls_per_row + (len(digests) - shared) * one.most_calls_per_row
+        called.update(digests)
+    return calls
+
+
 def _without_twins(split: Split, sealed: Set[str]) -> Split:
     """``split`` without the searchable rows that any metric seals, whatever their own key says."""
     return replace(
@@ -198,8 +212,17 @@ def _without_twins(split: Split, sealed: Set[str]) -> Split:
 
 
 def varies(group: Group) -> bool:
-    """Whether one and the same call may be answered differently."""
-    return any(prompt.signature.temperature > 0 for prompt in group.prompts) or any(
+    """Whether one and the same call may be answered differently, be it a held prompt's or a judge's."""
+    known = {prompt.name: prompt for prompt in registered_prompts()}
+    called = {
+        call.prompt
+        for one in group.evidence
+        for repeats in one.results.values()
+        for result in repeats
+        for call in result.calls
+    }
+    prompts = [*group.prompts, *(known[name] for name in called if name in known)]
+    return any(prompt.signature.temperature > 0 for prompt in prompts) or any(
         one.metric.options.repeats > 1 for one in group.evidence
     )
 

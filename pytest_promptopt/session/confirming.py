@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -44,13 +44,17 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the sealed rows say about a winner. ``reason`` is why it is not frozen."""
+    """What the sealed rows say about a winner.
+
+    ``reason`` is why it is not frozen; ``baseline`` holds the scores that are written where it is.
+    """
 
     is_frozen: bool
     reason: str
     winner: Mapping[str, Arm]
     incumbent: Mapping[str, Arm]
     confirmation: Confirmation | None = None
+    baseline: Mapping[str, Arm] = field(default_factory=dict)
 
 
 def decide(
@@ -73,9 +77,9 @@ def decide(
             results = run_arm(bench, one, one.split.test, candidate, first_repeat=first_repeat)
             arm = arm_of(one, results)
             if arm is None and name == "winner":
-                return Decision(is_frozen=False, reason=_raised(one, results), winner={}, incumbent=arms["incumbent"])
+                return Decision(is_frozen=False, reason=raised(one, results), winner={}, incumbent=arms["incumbent"])
             if arm is None:
-                raise JobError(_raised(one, results))
+                raise JobError(raised(one, results))
             arms[name][one.metric.nodeid] = arm
     strata = [
         _stratum(one, arms["winner"][one.metric.nodeid], arms["incumbent"][one.metric.nodeid]) for one in evidence
@@ -85,8 +89,10 @@ def decide(
             is_frozen=False, reason=f"none of the {sealed} sealed rows has a score", winner={}, incumbent={}
         )
     confirmation = confirm(strata, alpha=alpha)
-    reason = _veto(evidence, arms) if confirmation.is_better else _not_better(confirmation)
-    return Decision(is_frozen=not reason, reason=reason, confirmation=confirmation, **arms)
+    reason = _not_better(confirmation)
+    if confirmation.is_better:
+        reason = _veto(evidence, arms) or _failed_must_pass(bench, evidence, winner, first_repeat)
+    return Decision(is_frozen=not reason, reason=reason, confirmation=confirmation, baseline=arms["winner"], **arms)
 
 
 def arm_of(evidence: Evidence, results: Mapping[str, Sequence[RowResult]]) -> Arm | None:
@@ -124,7 +130,8 @@ def _too_few(evidence: Sequence[Evidence]) -> str:
     )
 
 
-def _raised(evidence: Evidence, results: Mapping[str, Sequence[RowResult]]) -> str:
+def raised(evidence: Evidence, results: Mapping[str, Sequence[RowResult]]) -> str:
+    """On which row the metric raised, and with which words."""
     for row_id, repeats in results.items():
         outcome = outcome_of(evidence.metric, repeats)
         if outcome.is_rejected:
@@ -143,12 +150,29 @@ def _veto(evidence: Sequence[Evidence], arms: Mapping[str, Mapping[str, Arm]]) -
     """Why one metric forbids a winner that is better on the whole; an empty string when none does."""
     for one in evidence:
         winner, incumbent = (arms[name][one.metric.nodeid] for name in ("winner", "incumbent"))
+        if not incumbent.rows:
+            continue  # it left every row out: nothing to fall from
+        if not winner.rows:
+            return f"{one.metric.title} leaves every sealed row out"
         options = one.metric.options
         baseline = {row.id: row for row in incumbent.rows}
         if judge(winner.rows, baseline=baseline, margin=options.margin).outcome is Outcome.FAIL:
             return f"{one.metric.title} got worse ({incumbent.mean:.3f} -> {winner.mean:.3f})"
         if options.threshold is not None and winner.mean < options.threshold <= incumbent.mean:
             return f"{one.metric.title} would fall below threshold={options.threshold} ({winner.mean:.3f})"
+    return ""
+
+
+def _failed_must_pass(bench: Bench, evidence: Sequence[Evidence], winner: Candidate, first_repeat: int) -> str:
+    """Which must-pass row the winner fails, on whatever side it stands; an empty string for none."""
+    for one in evidence:
+        wanted = set(one.metric.options.must_pass)
+        rows = [example for example in one.examples.values() if example.id in wanted]
+        results = run_arm(bench, one, rows, winner, first_repeat=first_repeat) if rows else {}
+        for row, repeats in results.items():
+            outcome = outcome_of(one.metric, repeats)
+            if outcome.is_rejected or (outcome.score is not None and outcome.score < 1.0):
+                return f"{one.metric.title} fails on the must-pass row {row}"
     return ""
 
 
@@ -162,17 +186,36 @@ def alpha_for(winner: Candidate, evidence: Iterable[Evidence], settings: Setting
 
 
 def sealed_winners(evidence: Evidence, settings: Settings) -> tuple[str, ...]:
-    """The digests of the winners ever confirmed on these rows; none under a new salt."""
-    baseline = evidence.metric.baseline
-    return baseline.sealed if baseline is not None and baseline.salt == settings.split.salt else ()
+    """The digests of the winners ever confirmed on these rows; a new salt deals other rows and starts anew."""
+    return _winners_by_salt(evidence.metric.baseline).get(settings.split.salt, ())
+
+
+def _winners_by_salt(baseline: Baseline | None) -> dict[str, tuple[str, ...]]:
+    """Salt → winners; the file marks those of other salts than its own as ``salt:digest``."""
+    winners: dict[str, tuple[str, ...]] = {}
+    for entry in () if baseline is None else baseline.sealed:
+        salt, marked, digest = entry.rpartition(":")
+        salt = salt if marked or baseline is None else baseline.salt
+        winners[salt] = (*winners.get(salt, ()), digest)
+    return winners
+
+
+def _winners_with(evidence: Evidence, winner: Candidate, *, salt: str, own_salt: str) -> tuple[str, ...]:
+    """All winners and one more under ``salt``, as a file whose own salt is ``own_salt`` lists them."""
+    winners = _winners_by_salt(evidence.metric.baseline)
+    if winner.digest not in winners.get(salt, ()):
+        winners[salt] = (*winners.get(salt, ()), winner.digest)
+    return tuple(
+        digest if each == own_salt else f"{each}:{digest}" for each, digests in winners.items() for digest in digests
+    )
 
 
 def remember_winner(evidence: Evidence, winner: Candidate, settings: Settings) -> Change:
     """The baseline with one more winner among those that its sealed rows have seen, and nothing else changed."""
     old = evidence.metric.baseline
-    seen = sealed_winners(evidence, settings)
-    sealed = seen if winner.digest in seen else (*seen, winner.digest)
     metric = evidence.metric
+    salt = settings.split.salt
+    own_salt = salt if old is None or not old.rows else old.salt  # rows stay rows of the salt that dealt them
     baseline = Baseline(
         metric=metric.owner,
         model=metric.model or "",
@@ -180,16 +223,19 @@ def remember_winner(evidence: Evidence, winner: Candidate, settings: Settings) -
         metric_digest=metric.digest if old is None else old.metric_digest,
         prompts={} if old is None else old.prompts,
         rows=() if old is None else old.rows,
-        sealed=sealed,
-        salt=settings.split.salt,
+        sealed=_winners_with(evidence, winner, salt=salt, own_salt=own_salt),
+        salt=own_salt,
+        searched=() if old is None else old.searched,
     )
     return compare(metric.baseline_path, dump_baseline(baseline))
 
 
 def new_baseline(evidence: Evidence, arm: Arm, winner: Candidate, settings: Settings) -> Change:
-    """The baseline of a frozen winner: its scores on the sealed rows."""
-    seen = sealed_winners(evidence, settings)
+    """The baseline of a frozen winner: its scores on the sealed rows. Where all were left out, the old one stays."""
+    if not arm.rows:
+        return remember_winner(evidence, winner, settings)
     metric = evidence.metric
+    salt = settings.split.salt
     baseline = Baseline(
         metric=metric.owner,
         model=metric.model or "",
@@ -197,8 +243,9 @@ def new_baseline(evidence: Evidence, arm: Arm, winner: Candidate, settings: Sett
         metric_digest=metric.digest,
         prompts=dict(sorted(arm.prompts.items())),
         rows=tuple(BaselineRow(id=row.id, digest=row.digest, score=row.score, group=row.group) for row in arm.rows),
-        sealed=seen if winner.digest in seen else (*seen, winner.digest),
-        salt=settings.split.salt,
+        sealed=_winners_with(evidence, winner, salt=salt, own_salt=salt),
+        salt=salt,
+        searched=tuple(example.id for example in evidence.split.searchable),
     )
     return compare(metric.baseline_path, dump_baseline(baseline))
 

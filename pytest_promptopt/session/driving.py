@@ -12,7 +12,7 @@ from unittest import SkipTest
 
 import pytest
 
-from pytest_promptopt.errors import PromptOptError
+from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.evaluation.loop import run_in_order, run_in_tasks, run_in_threads
 from pytest_promptopt.evaluation.metric import Metric, Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status, TestExceptions
@@ -61,18 +61,21 @@ def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
     @contextmanager
     def guard() -> Iterator[None]:
         """Faults of the run travel to the job that asked; to everyone else they fail the test in plain words."""
+        fault: BaseException | None = None
         try:
             yield
-        except PromptOptError as error:
-            if batch is None:
-                pytest.fail(str(error), pytrace=False)
-            batch.failure = error
+        except (PromptOptError, BudgetExhausted) as error:
+            fault = error
         except (KeyboardInterrupt, pytest.exit.Exception):
             raise
         except BaseException as error:
             if batch is None:
                 raise
-            batch.failure = error
+            fault = error
+        if batch is not None:
+            batch.failure = fault
+        elif fault is not None:
+            pytest.fail(str(fault), pytrace=False)  # out here, so that it is not told as the consequence of itself
 
     if metric_item.is_async:
 
@@ -131,10 +134,10 @@ def _stop_at_failure(result: RowResult) -> RowResult:
 def _conclude(run: Run, item: MetricItem, read: ReadRows, results: list[RowResult], seconds: float) -> None:
     """Judge the rows, keep the report, and end the test as the verdict says."""
     report = verdicts.judge_rows(run, item, read, results, seconds)
-    item.item.stash[REPORT] = report
-    _set_properties(item.item, report)
     if results and all(result.judgement.status is Status.SKIPPED for result in results):
         pytest.skip(f"every row was left out: {results[0].judgement.feedback}")
+    item.item.stash[REPORT] = report
+    _set_properties(item.item, report)
     text = verdicts.failure_text(run, report)
     if text is not None:
         pytest.fail(text, pytrace=False)

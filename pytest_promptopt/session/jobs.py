@@ -10,7 +10,7 @@ import pytest
 
 from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.optimizers.registry import make_optimizer
-from pytest_promptopt.prompts.registry import prompts_by_name
+from pytest_promptopt.prompts.registry import prompts_by_name, registered_prompts
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.progress import LiveLine
 from pytest_promptopt.reports.records import JobReport, to_json
@@ -18,6 +18,7 @@ from pytest_promptopt.session.blessing import matches
 from pytest_promptopt.session.campaign import AnyPrompt, Campaign, Group
 from pytest_promptopt.session.misuse import usage_errors
 from pytest_promptopt.session.search import Search
+from pytest_promptopt.session.settings import Settings
 from pytest_promptopt.session.workbench import Bench, JobError
 from pytest_promptopt.snapshots.change import check_writable
 
@@ -126,12 +127,14 @@ class OptimizeHooks:
                 run=run,
                 bench=Bench(session),
                 metrics=mine,
-                prompts=prompts,
+                prompts=[prompt for prompt in prompts if not prompt.model or model == models[0]],
                 before=tuple(campaigns),
                 waiting=len(models) - len(campaigns) - 1,
             )
             campaigns.append(campaign)
             for prompt in prompts:
+                if prompt.model and model != models[0]:
+                    continue  # it is pinned to a model of its own, and searched by the first campaign
                 path = prompt.home.file
                 if path not in files:
                     files[path] = PromptFile.from_parent(session, path=path)
@@ -147,7 +150,7 @@ class OptimizeHooks:
         settings = self.run.settings
         named = [
             prompt
-            for prompt in prompts_by_name().values()
+            for prompt in _known_prompts(settings).values()
             if prompt.is_optimized and (not settings.patterns or matches(prompt.name, settings.patterns))
         ]
         foreign = [prompt for prompt in named if not prompt.home.file.is_relative_to(settings.rootdir)]
@@ -156,6 +159,12 @@ class OptimizeHooks:
                 f"{foreign[0].name} ({foreign[0].home.file}) is outside {settings.rootdir}, where nothing is written"
             )
         return [prompt for prompt in named if prompt not in foreign]
+
+
+def _known_prompts(settings: Settings) -> dict[str, AnyPrompt]:
+    """The project's own prompts by name, and where ``--prompt`` is given, those from elsewhere that it may mean."""
+    own = prompts_by_name(settings.rootdir)
+    return {**({prompt.name: prompt for prompt in registered_prompts()} if settings.patterns else {}), **own}
 
 
 def _refuse_misuse(run: Run, metrics: Sequence[Any]) -> None:
@@ -250,7 +259,7 @@ def _lead(run: Run, job: PromptJob, group: Group) -> list[JobReport]:
         time.monotonic,
         cost_usd=lambda: None if run.client.counters.has_unknown_cost else run.client.counters.cost_usd,
         max_cost_usd=None if run.is_offline_alone else run.ceiling.max_cost_usd,
-        columns=run.config.get_terminal_writer().fullwidth - 1,
+        columns=79 if lines.is_mute else run.config.get_terminal_writer().fullwidth - 1,
     )
     live.begin(job.prompt.name)
     search = Search(
@@ -290,6 +299,10 @@ class _Lines:
     @property
     def is_terminal(self) -> bool:
         return bool(self._reporter is not None and self._reporter.isatty() and self._reporter.verbosity >= 0)
+
+    @property
+    def is_mute(self) -> bool:
+        return self._reporter is None
 
     def say(self, text: str) -> None:
         if self._reporter is not None and self._reporter.verbosity >= 0:

@@ -161,7 +161,10 @@ class MetricItem:
         if baseline is not None and baseline.reads == "sealed":
             rule = replace(self.settings.split, salt=baseline.salt)  # a new salt deals anew at the next freeze only
             sealed = {row.id: row.digest for row in baseline.rows}
-            deciding = rows_after_freeze(examples, rule, key_of=self.key_of, sealed=sealed)
+            searched = frozenset(baseline.searched)
+            deciding = rows_after_freeze(examples, rule, key_of=self.key_of, sealed=sealed, searched=searched)
+            if not deciding:  # every sealed row got another id; what is read instead is compared with nothing
+                deciding = tuple(row for row in self.split(examples).test if row.id not in searched)
         read = {example.id for example in deciding}
         outside = tuple(example for example in examples if example.id in must_pass and example.id not in read)
         return ReadRows(deciding=deciding, outside=outside, total=len(examples))

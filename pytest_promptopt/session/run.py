@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from threading import RLock
 
 import pytest
 
@@ -15,7 +16,7 @@ from pytest_promptopt.lms.client import Client, Counters, Mode
 from pytest_promptopt.lms.registry import Registry
 from pytest_promptopt.lms.store import Store
 from pytest_promptopt.optimizers.base import Optimizer
-from pytest_promptopt.prompts.registry import prompts_by_name
+from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.prompts.runtime import Runtime, Shelf
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.records import JobReport, MetricReport, Spending, from_json, to_json
@@ -46,13 +47,14 @@ class Run:
         self.optimizer: Optimizer | None = None
         self._registry = Registry()
         self._lms: dict[str, LM | AsyncLM] = {}
+        self._finding = RLock()  # a hook may ask for another model
 
     @cached_property
     def ceiling(self) -> Ceiling:
         """The ceiling on provider attempts and money for the whole run."""
         settings = self.settings
         max_calls = settings.budget if settings.has_own_budget else None
-        if not settings.has_own_budget and settings.is_optimizing and not self.is_offline_alone:
+        if not settings.has_own_budget and not self.is_offline_alone:
             max_calls = DEFAULT_BUDGET
         return Ceiling(max_calls=max_calls, max_cost_usd=settings.max_cost_usd)
 
@@ -101,16 +103,22 @@ class Run:
             return True
         try:
             return bool(getattr(self.find_lm(model), "is_offline", False))
-        except PromptOptError:
+        except Exception:  # noqa: BLE001 - a hook may raise anything; whoever calls the model will say so
             return False
 
     def find_lm(self, model: str) -> LM | AsyncLM:
         """The model's object: a hook's, else the registry's. Raises ``ModelError`` for an unknown one."""
         lm = self._lms.get(model)
         if lm is None:
-            given = self.config.hook.pytest_promptopt_make_lm(config=self.config, model=model)
-            lm = self._lms[model] = given if given is not None else self._registry.lm_for(model)
+            with self._finding:  # rows of one metric ask at the same time
+                lm = self._lms.get(model)
+                if lm is None:
+                    lm = self._lms[model] = self._make_lm(model)
         return lm
+
+    def _make_lm(self, model: str) -> LM | AsyncLM:
+        given: LM | AsyncLM | None = self.config.hook.pytest_promptopt_make_lm(config=self.config, model=model)
+        return given if given is not None else self._registry.lm_for(model)
 
     def note_collected(self, items: Iterable[pytest.Item]) -> None:
         """Remember every metric before anything is deselected, and fix the gate's level by how many changed."""
@@ -140,12 +148,13 @@ class Run:
     def _standing_digests(self, model: str | None) -> dict[str, str]:
         """Prompt name → digest of what stands for it on ``model``; an empty one for a file that cannot be read."""
         digests: dict[str, str] = {}
-        for name, prompt in prompts_by_name().items():
+        for prompt in registered_prompts():
             own = prompt.model or model
             try:
-                digests[name] = prompt.find_snapshot(self.runtime, own).compiled.digest if own else ""
+                digest = prompt.find_snapshot(self.runtime, own).compiled.digest if own else ""
             except PromptOptError:
-                digests[name] = ""
+                digest = ""
+            digests[prompt.name] = "" if prompt.name in digests else digest  # of two by one name, nobody knows which
         return digests
 
     def collection_finished(self, session: pytest.Session) -> None:

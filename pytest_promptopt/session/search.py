@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pytest_promptopt.evaluation.labels import labelled_demos
@@ -27,6 +28,7 @@ from pytest_promptopt.session.confirming import (
     decide,
     new_baseline,
     provenance_of,
+    raised,
     remember_winner,
     snapshot_changes,
 )
@@ -74,6 +76,10 @@ class Search:
                 alpha=alpha,
                 varies=varies(self.group),
             )
+            if decision.is_frozen and varies(self.group):
+                decision = self._with_fresh_arms(decision, winner)
+        if decision is None and winner == incumbent != source:
+            decision = self._heal(winner)
         calls = allowance.calls + sum(one.all_calls for one in self.group.evidence)
         if decision is not None:
             parent = "source" if incumbent == source else incumbent.digest
@@ -151,10 +157,12 @@ class Search:
         settings = self.run.settings
         evidence = self.group.evidence
         if decision.confirmation is None:
-            return []
+            healed = [one for one in evidence if decision.is_frozen and one.metric.nodeid in decision.baseline]
+            return [
+                new_baseline(one, decision.baseline[one.metric.nodeid], found.candidate, settings) for one in healed
+            ]
         if not decision.is_frozen:
             return [remember_winner(one, found.candidate, settings) for one in evidence]
-        arms = self._fresh_arms(found.candidate) if varies(self.group) else decision.winner
         provenance = provenance_of(
             settings=settings,
             optimizer=self.optimizer,
@@ -166,19 +174,38 @@ class Search:
         )
         models = models_of(self.group, self.model)
         same = {prompt.name: provenance for prompt in self.group.prompts}
-        return [
+        return [  # baselines first: killed in between, the gate fails aloud instead of reading rows that were searched
+            *(new_baseline(one, decision.baseline[one.metric.nodeid], found.candidate, settings) for one in evidence),
             *snapshot_changes(self.group.prompts, models, found.candidate, same),
-            *(new_baseline(one, arms[one.metric.nodeid], found.candidate, settings) for one in evidence),
         ]
 
-    def _fresh_arms(self, winner: Candidate) -> Mapping[str, Arm]:
-        """Where replies vary, the baseline is another draw than the lucky one that confirmed the winner."""
+    def _heal(self, winner: Candidate) -> Decision | None:
+        """Give a frozen winner the baselines it lacks, because they were deleted or their metric is new.
+
+        ``None`` where none is missing. A metric that cannot be run on its sealed rows keeps what it has.
+        """
         arms: dict[str, Arm] = {}
         for one in self.group.evidence:
-            arm = arm_of(one, run_arm(self.campaign.bench, one, one.split.test, winner))
-            if arm is not None:
-                arms[one.metric.nodeid] = arm
-        return arms
+            baseline = one.metric.baseline
+            if (baseline is None or baseline.reads != "sealed") and one.split.test:
+                arm = arm_of(one, run_arm(self.campaign.bench, one, one.split.test, winner))
+                if arm is not None:
+                    arms[one.metric.nodeid] = arm
+        return Decision(is_frozen=True, reason="", winner=arms, incumbent=arms, baseline=arms) if arms else None
+
+    def _with_fresh_arms(self, decision: Decision, winner: Candidate) -> Decision:
+        """Where replies vary, the baseline is another draw than the lucky one that confirmed the winner.
+
+        A metric that raises on that draw would raise in every plain run to come, so nothing is frozen then.
+        """
+        arms: dict[str, Arm] = {}
+        for one in self.group.evidence:
+            results = run_arm(self.campaign.bench, one, one.split.test, winner)
+            arm = arm_of(one, results)
+            if arm is None:
+                return replace(decision, is_frozen=False, reason=raised(one, results))
+            arms[one.metric.nodeid] = arm
+        return replace(decision, baseline=arms)
 
     def _reports(
         self,
@@ -191,6 +218,7 @@ class Search:
         spending: Spending,
     ) -> list[JobReport]:
         outcome, reason = _outcome(found, decision, source, incumbent)
+        is_source = incumbent == source and outcome != "frozen"
         confirmation = None if decision is None else decision.confirmation
         common = JobReport(
             prompt="",
@@ -230,36 +258,43 @@ class Search:
                     after=compiled.instruction,
                     demos=_demo_words(compiled) if written else (),
                     spending=spending if place == 0 else Spending(),
-                    below=self._below(decision) if place == 0 else (),
+                    below=self._below(decision, is_source=is_source) if place == 0 else (),
                     leads_group=place == 0,
                 )
             )
         return reports
 
-    def _below(self, decision: Decision | None) -> tuple[str, ...]:
+    def _below(self, decision: Decision | None, *, is_source: bool) -> tuple[str, ...]:
         """Which metrics stand below their threshold once this job is done, in words."""
         lines = []
         for one in self.group.evidence:
             threshold = one.metric.options.threshold
-            standing, rows = _standing_score(one, decision)
+            standing, rows = _standing_score(one, decision, is_source=is_source)
             if threshold is not None and standing is not None and standing < threshold:
                 lines.append(f"{one.metric.title} {standing:.3f} on {rows}, below threshold={threshold}")
         return tuple(lines)
 
 
-def _standing_score(evidence: Evidence, decision: Decision | None) -> tuple[float | None, str]:
-    """The score of what stands after the job, on the sealed rows when they were run, and which rows those are."""
-    if decision is not None:
-        arms = decision.winner if decision.is_frozen else decision.incumbent
-        arm = arms.get(evidence.metric.nodeid)
-        if arm is not None and arm.rows:
-            return arm.mean, f"the {len(arm.rows)} sealed rows"
+def _standing_score(evidence: Evidence, decision: Decision | None, *, is_source: bool) -> tuple[float | None, str]:
+    """The score of what stands after the job, on the rows that a plain run reads as far as they were run, and which.
+
+    That is the sealed rows once something is frozen, all rows before.
+    """
+    arms: Mapping[str, Arm] = {} if decision is None else decision.winner if decision.is_frozen else decision.incumbent
+    arm = arms.get(evidence.metric.nodeid)
+    sealed = [] if arm is None else [row.score for row in arm.rows]
     baseline = evidence.metric.baseline
-    if baseline is not None and baseline.reads == "sealed" and baseline.rows:
-        return sum(row.score for row in baseline.rows) / len(baseline.rows), f"the {len(baseline.rows)} sealed rows"
+    reads_sealed = baseline is not None and baseline.reads == "sealed"
+    if not sealed and not is_source and baseline is not None and reads_sealed:
+        sealed = [row.score for row in baseline.rows]
+    if sealed and (reads_sealed or not is_source):
+        return fmean(sealed), f"the {len(sealed)} sealed rows"
+    if not is_source:
+        return None, ""
     outcomes = [outcome_of(evidence.metric, repeats).score for repeats in evidence.results.values()]
-    scores = [score for score in outcomes if score is not None]
-    return (sum(scores) / len(scores), f"{len(scores)} train and val rows") if scores else (None, "")
+    scores = [*(score for score in outcomes if score is not None), *sealed]
+    which = "rows" if sealed else "train and val rows"
+    return (fmean(scores), f"{len(scores)} {which}") if scores else (None, "")
 
 
 def _outcome(found: Found, decision: Decision | None, source: Candidate, incumbent: Candidate) -> tuple[str, str]:

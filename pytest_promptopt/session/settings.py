@@ -165,8 +165,15 @@ def _read_strict(option: str | None, ini: str, in_ci: bool) -> frozenset[str]:
 def _read_split(config: pytest.Config) -> SplitRule:
     text = config.getini("promptopt_split") or "30/30/40"
     parts = text.split("/")
-    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts) or sum(map(int, parts)) != 100:
-        raise pytest.UsageError(f"promptopt_split = {text}: shares of train, val and test in percent, such as 30/30/40")
+    if (
+        len(parts) != 3
+        or not all(part.strip().isdecimal() for part in parts)
+        or sum(map(int, parts)) != 100
+        or int(parts[2]) == 0
+    ):
+        raise pytest.UsageError(
+            f"promptopt_split = {text}: shares of train, val and test in percent, the last above 0, such as 30/30/40"
+        )
     train, val, _ = (int(part) / 100 for part in parts)
     sealed = config.getini("promptopt_sealed_rows") or "200"
     if not sealed.isdecimal() or int(sealed) < 1:

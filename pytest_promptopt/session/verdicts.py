@@ -13,7 +13,7 @@ from pytest_promptopt.evaluation.metric import Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status
 from pytest_promptopt.gate import Outcome, ScoredRow, Verdict, judge
 from pytest_promptopt.prompts.prompt import Prompt
-from pytest_promptopt.prompts.registry import prompts_by_name
+from pytest_promptopt.prompts.registry import prompts_named
 from pytest_promptopt.prompts.runtime import Snapshot, Standing
 from pytest_promptopt.prompts.trace import PromptCall
 from pytest_promptopt.reports import terminal
@@ -92,7 +92,7 @@ def row_report(example: Example, repeats: Sequence[RowResult], outside: Iterable
         score=fmean(known) if len(known) == len(scores) else None,
         status=worst.judgement.status,
         group=worst.group,
-        why=one_line(text.partition("\n")[0], width),
+        why=one_line(text if worst.judgement.score is None else text.partition("\n")[0], width),
         feedback=text,
         text=one_line(_telling_text(example, worst.calls)),
         is_outside_mean=example.id in outside,
@@ -163,10 +163,17 @@ def _is_unmoved(rows: Sequence[ScoredRow], baseline: dict[str, ScoredRow] | None
 
 def _prompt_states(run: Run, item: MetricItem, calls: Sequence[PromptCall]) -> tuple[PromptState, ...]:
     """One state for each prompt that the rows called, in the order of the first call."""
-    prompts = prompts_by_name()
     first = {call.prompt: call for call in reversed(calls)}
-    names = [name for name in dict.fromkeys(call.prompt for call in calls) if name in prompts]
-    return tuple(_prompt_state(run, item, prompts[name], first[name]) for name in names)
+    names = dict.fromkeys(call.prompt for call in calls)
+    called = ((_who_called(run, first[name]), first[name]) for name in names)
+    return tuple(_prompt_state(run, item, prompt, call) for prompt, call in called if prompt is not None)
+
+
+def _who_called(run: Run, call: PromptCall) -> Prompt[..., object] | None:
+    """The prompt behind ``call``; of several by one name, the one whose text ran."""
+    prompts = prompts_named(call.prompt)
+    ran = (one for one in prompts if one.find_snapshot(run.runtime, call.model).compiled.digest == call.digest)
+    return next(ran, prompts[0] if prompts else None)
 
 
 def _prompt_state(run: Run, item: MetricItem, prompt: Prompt[..., object], call: PromptCall) -> PromptState:

@@ -125,7 +125,12 @@ class Evidence:
 
     @property
     def most_calls_per_row(self) -> int:
-        """Logical LM calls of the row that made most."""
+        """Logical LM calls of the row that made most, whoever else makes them too."""
+        return max((sum(len(result.calls) for result in repeats) for repeats in self.results.values()), default=1)
+
+    @property
+    def most_fresh_calls_per_row(self) -> int:
+        """The same, beyond those of metrics that ran before."""
         return max(map(self.calls_of, self.results), default=1)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from pytest_promptopt.snapshots.toml import Line, fill, quoted, quoted_key, text
 FORMAT = 1
 """The format of baseline files that this version reads and writes."""
 
+SEARCHED_WIDTH = 100
+
 Reads: TypeAlias = Literal["all", "sealed"]
 
-_KEYS = ("format", "metric", "model", "reads", "metric_digest", "prompts", "sealed", "rows")
+_KEYS = ("format", "metric", "model", "reads", "metric_digest", "prompts", "sealed", "searched", "rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +40,9 @@ class Baseline:
 
     ``reads`` says whether the metric reads all its rows or, after a freeze, the sealed ones. ``prompts`` gives the
     digest of what ran under each prompt's name. ``sealed`` holds the digests of all winners ever confirmed on these
-    rows, oldest first; a new ``salt`` starts anew. ``rows`` are kept sorted by id. Raises ``ValueError`` for an id that
-    stands twice and for a score outside [0, 1].
+    rows, oldest first, those under another ``salt`` as ``salt:digest``. ``searched`` are the ids of the rows that the
+    search saw. ``rows`` are kept sorted by id. Raises ``ValueError`` for an id that stands twice and for a score
+    outside [0, 1].
     """
 
     metric: str
@@ -49,6 +53,7 @@ class Baseline:
     rows: tuple[BaselineRow, ...]
     sealed: tuple[str, ...]
     salt: str = ""
+    searched: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(sorted(self.rows, key=lambda row: row.id)))
@@ -89,7 +94,7 @@ def dump_baseline(baseline: Baseline) -> str:
     document.append("prompts", fill(tomlkit.table(), prompts))
     sealed = fill(tomlkit.table(), [(("salt",), baseline.salt)] if baseline.salt else [])
     document.append("sealed", sealed.append("winners", text_list(baseline.sealed)))
-    return document.as_string() + _rows(baseline.rows)
+    return document.as_string() + _searched(baseline.searched) + _rows(baseline.rows)
 
 
 def _head(baseline: Baseline) -> Iterator[Line]:
@@ -98,6 +103,15 @@ def _head(baseline: Baseline) -> Iterator[Line]:
     yield ("model",), baseline.model
     yield ("reads",), baseline.reads
     yield ("metric_digest",), baseline.metric_digest
+
+
+def _searched(ids: Iterable[str]) -> str:
+    """As many ids a line as fit: nobody reviews them one by one."""
+    words = [f"{quoted(row_id)}," for row_id in sorted(ids)]
+    if not words:
+        return ""
+    lines = textwrap.wrap(" ".join(word.replace(" ", "\0") for word in words), SEARCHED_WIDTH, break_long_words=False)
+    return "\n[searched]\nrows = [\n" + "".join(f"    {line}\n" for line in lines).replace("\0", " ") + "]\n"
 
 
 def _rows(rows: Iterable[BaselineRow]) -> str:
@@ -122,7 +136,16 @@ def _baseline(top: Table) -> Baseline:
         rows=tuple(_read_rows(top.required_table("rows"))),
         sealed=sealed.texts("winners"),
         salt=sealed.optional_text("salt") or "",
+        searched=_read_searched(top),
     )
+
+
+def _read_searched(top: Table) -> tuple[str, ...]:
+    if "searched" not in top.values:
+        return ()
+    searched = top.table("searched")
+    searched.require_only(("rows",))
+    return searched.texts("rows")
 
 
 def _reads(top: Table) -> Reads:

@@ -297,7 +297,7 @@ def test_an_unknown_model_is_an_error_and_never_a_score(project: Any, model: str
     assert project.score() is None
 
 
-def test_two_prompts_of_one_name_are_told_with_both_places(project: Any) -> None:
+def test_two_prompts_of_one_name_run_and_a_search_tells_both_places(project: Any) -> None:
     project.tests(METRIC)
     project.write(
         "test_other.py",
@@ -317,8 +317,9 @@ def test_two_prompts_of_one_name_are_told_with_both_places(project: Any) -> None
             return [{"a": 1}]
         """,
     )
+    assert project.run().ret == pytest.ExitCode.OK
     expect(
-        project.run(),
+        project.run("--optimize-prompts"),
         pytest.ExitCode.USAGE_ERROR,
         "two prompts are called test_desk.route",
         "test_other.py",
