@@ -195,6 +195,7 @@ class Prompt(Generic[P, R]):
             is_parsed=parsed is not None,
             digest=compiled.digest,
             model=request.model,
+            file=str(self.home.file),
         )
 
 

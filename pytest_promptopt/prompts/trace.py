@@ -13,7 +13,7 @@ class PromptCall:
     """What went into a prompt and what came out, as JSON values.
 
     ``output`` is ``None`` with ``is_parsed`` false when the reply could not be read as the prompt's output. ``digest``
-    is the content digest of the compiled prompt that ran.
+    is the content digest of the compiled prompt that ran, ``file`` where the prompt is defined.
     """
 
     prompt: str
@@ -24,3 +24,4 @@ class PromptCall:
     is_parsed: bool = True
     digest: str = ""
     model: str = ""
+    file: str = ""

@@ -84,6 +84,7 @@ class MetricReport:
     text_name: str
     prompts: tuple[PromptState, ...] = ()
     must_pass: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     skipped: int = 0
     format_failures: int = 0
     spending: Spending = field(default_factory=Spending)

@@ -72,7 +72,7 @@ def _baseline_change(report: MetricReport, rootdir: Path, salt: str) -> Change:
         rows=rows,
         sealed=() if old is None else old.sealed,
         salt=salt if old is None else old.salt,
-        searched=() if old is None else old.searched,
+        searched=() if old is None or old.reads == "all" else tuple({*old.searched, *report.unread}),
     )
     return compare(path, dump_baseline(baseline))
 

@@ -184,8 +184,9 @@ class Campaign:
 
 
 def _least_calls(metric: MetricItem, split: Split) -> int:
-    """Calls if every repeat of every row makes one: the source on searchable rows, two arms on sealed ones."""
-    return metric.options.repeats * (len(split.searchable) + 2 * len(split.test))
+    """Calls if every repeat of every row makes one: the source on searchable rows, two arms on what confirms."""
+    must_pass = sum(example.id in metric.options.must_pass for example in split.searchable)
+    return metric.options.repeats * (len(split.searchable) + 2 * (len(split.test) + must_pass))
 
 
 def _calls_of_one_arm(group: Group) -> int:

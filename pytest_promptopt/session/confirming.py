@@ -200,18 +200,17 @@ def _winners_by_salt(baseline: Baseline | None) -> dict[str, tuple[str, ...]]:
     return winners
 
 
-def _winners_with(evidence: Evidence, winner: Candidate, *, salt: str, own_salt: str) -> tuple[str, ...]:
-    """All winners and one more under ``salt``, as a file whose own salt is ``own_salt`` lists them."""
+def _winners_with(evidence: Evidence, tried: Iterable[Candidate], *, salt: str, own_salt: str) -> tuple[str, ...]:
+    """All winners and those just ``tried`` under ``salt``, as a file whose own salt is ``own_salt`` lists them."""
     winners = _winners_by_salt(evidence.metric.baseline)
-    if winner.digest not in winners.get(salt, ()):
-        winners[salt] = (*winners.get(salt, ()), winner.digest)
+    winners[salt] = tuple(dict.fromkeys((*winners.get(salt, ()), *(winner.digest for winner in tried))))
     return tuple(
         digest if each == own_salt else f"{each}:{digest}" for each, digests in winners.items() for digest in digests
     )
 
 
-def remember_winner(evidence: Evidence, winner: Candidate, settings: Settings) -> Change:
-    """The baseline with one more winner among those that its sealed rows have seen, and nothing else changed."""
+def remember_winners(evidence: Evidence, tried: Iterable[Candidate], settings: Settings) -> Change:
+    """The baseline with further winners among those that its sealed rows have seen, and nothing else changed."""
     old = evidence.metric.baseline
     metric = evidence.metric
     salt = settings.split.salt
@@ -223,17 +222,20 @@ def remember_winner(evidence: Evidence, winner: Candidate, settings: Settings) -
         metric_digest=metric.digest if old is None else old.metric_digest,
         prompts={} if old is None else old.prompts,
         rows=() if old is None else old.rows,
-        sealed=_winners_with(evidence, winner, salt=salt, own_salt=own_salt),
+        sealed=_winners_with(evidence, tried, salt=salt, own_salt=own_salt),
         salt=own_salt,
         searched=() if old is None else old.searched,
     )
     return compare(metric.baseline_path, dump_baseline(baseline))
 
 
-def new_baseline(evidence: Evidence, arm: Arm, winner: Candidate, settings: Settings) -> Change:
-    """The baseline of a frozen winner: its scores on the sealed rows. Where all were left out, the old one stays."""
+def new_baseline(evidence: Evidence, arm: Arm, tried: Sequence[Candidate], settings: Settings) -> Change:
+    """The baseline of what is frozen: its scores on the sealed rows, which have now seen the winners ``tried``.
+
+    Where all rows were left out, the old one stays.
+    """
     if not arm.rows:
-        return remember_winner(evidence, winner, settings)
+        return remember_winners(evidence, tried, settings)
     metric = evidence.metric
     salt = settings.split.salt
     baseline = Baseline(
@@ -243,7 +245,7 @@ def new_baseline(evidence: Evidence, arm: Arm, winner: Candidate, settings: Sett
         metric_digest=metric.digest,
         prompts=dict(sorted(arm.prompts.items())),
         rows=tuple(BaselineRow(id=row.id, digest=row.digest, score=row.score, group=row.group) for row in arm.rows),
-        sealed=_winners_with(evidence, winner, salt=salt, own_salt=salt),
+        sealed=_winners_with(evidence, tried, salt=salt, own_salt=salt),
         salt=salt,
         searched=tuple(example.id for example in evidence.split.searchable),
     )

@@ -75,7 +75,7 @@ def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
         if batch is not None:
             batch.failure = fault
         elif fault is not None:
-            pytest.fail(str(fault), pytrace=False)  # out here, so that it is not told as the consequence of itself
+            raise pytest.fail.Exception(str(fault), pytrace=False) from None  # else it is told as its own consequence
 
     if metric_item.is_async:
 
@@ -135,7 +135,7 @@ def _conclude(run: Run, item: MetricItem, read: ReadRows, results: list[RowResul
     """Judge the rows, keep the report, and end the test as the verdict says."""
     report = verdicts.judge_rows(run, item, read, results, seconds)
     if results and all(result.judgement.status is Status.SKIPPED for result in results):
-        pytest.skip(f"every row was left out: {results[0].judgement.feedback}")
+        raise pytest.skip.Exception(f"every row was left out: {results[0].judgement.feedback}", _use_item_location=True)
     item.item.stash[REPORT] = report
     _set_properties(item.item, report)
     text = verdicts.failure_text(run, report)

@@ -35,11 +35,15 @@ UNSAFE_FIXTURES = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRows:
-    """The rows that one plain run reads: those that decide, and must-pass rows that run outside the mean."""
+    """The rows that one plain run reads: those that decide, and must-pass rows that run outside the mean.
+
+    ``unread`` are the ids of the others where every sealed row got another id: the search may have seen any of them.
+    """
 
     deciding: tuple[Example, ...]
     outside: tuple[Example, ...]
     total: int
+    unread: tuple[str, ...] = ()
 
 
 class MetricItem:
@@ -156,7 +160,7 @@ class MetricItem:
         unknown = must_pass - {example.id for example in examples}
         if unknown:
             raise DatasetError(f"must_pass names rows that the dataset does not have: {', '.join(sorted(unknown))}")
-        deciding = tuple(examples)
+        deciding, has_new_ids = tuple(examples), False
         baseline = self.baseline
         if baseline is not None and baseline.reads == "sealed":
             rule = replace(self.settings.split, salt=baseline.salt)  # a new salt deals anew at the next freeze only
@@ -164,10 +168,13 @@ class MetricItem:
             searched = frozenset(baseline.searched)
             deciding = rows_after_freeze(examples, rule, key_of=self.key_of, sealed=sealed, searched=searched)
             if not deciding:  # every sealed row got another id; what is read instead is compared with nothing
-                deciding = tuple(row for row in self.split(examples).test if row.id not in searched)
+                dealt = split_rows(examples, rule, key_of=self.key_of)
+                deciding = tuple(row for row in dealt.test if row.id not in searched)
+                has_new_ids = True
         read = {example.id for example in deciding}
         outside = tuple(example for example in examples if example.id in must_pass and example.id not in read)
-        return ReadRows(deciding=deciding, outside=outside, total=len(examples))
+        unread = tuple(example.id for example in examples if has_new_ids and example.id not in read)
+        return ReadRows(deciding=deciding, outside=outside, total=len(examples), unread=unread)
 
     def has_changed(self, digests: Mapping[str, str]) -> bool:
         """Whether its prompts, as ``digests`` of what stands now, or its own code differ from its baseline's."""

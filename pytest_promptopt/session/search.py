@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
@@ -29,7 +29,7 @@ from pytest_promptopt.session.confirming import (
     new_baseline,
     provenance_of,
     raised,
-    remember_winner,
+    remember_winners,
     snapshot_changes,
 )
 from pytest_promptopt.session.workbench import Evidence, GroupBench, outcome_of, run_arm
@@ -78,12 +78,12 @@ class Search:
             )
             if decision.is_frozen and varies(self.group):
                 decision = self._with_fresh_arms(decision, winner)
-        if decision is None and winner == incumbent != source:
-            decision = self._heal(winner)
+        healed = {} if incumbent == source or (decision and decision.is_frozen) else self._heal(incumbent, decision)
         calls = allowance.calls + sum(one.all_calls for one in self.group.evidence)
-        if decision is not None:
+        if decision is not None or healed:
             parent = "source" if incumbent == source else incumbent.digest
-            written = apply(self._changes(found, decision, parent, calls))
+            changes = [] if decision is None else self._changes(found, decision, parent, calls, set(healed))
+            written = apply([*changes, *self._healing_changes(healed, incumbent, found, decision)])
             self.run.written += [path.relative_to(self.run.settings.rootdir).as_posix() for path in written]
             self.run.runtime.shelf.forget()
         spending = self.run.take_spending(self.clock() - start)
@@ -153,16 +153,16 @@ class Search:
 
         return observe
 
-    def _changes(self, found: Found, decision: Decision, parent: str, calls: int) -> list[Change]:
+    def _changes(
+        self, found: Found, decision: Decision, parent: str, calls: int, healed: Collection[str]
+    ) -> list[Change]:
         settings = self.run.settings
         evidence = self.group.evidence
         if decision.confirmation is None:
-            healed = [one for one in evidence if decision.is_frozen and one.metric.nodeid in decision.baseline]
-            return [
-                new_baseline(one, decision.baseline[one.metric.nodeid], found.candidate, settings) for one in healed
-            ]
+            return []
         if not decision.is_frozen:
-            return [remember_winner(one, found.candidate, settings) for one in evidence]
+            others = [one for one in evidence if one.metric.nodeid not in healed]
+            return [remember_winners(one, [found.candidate], settings) for one in others]
         provenance = provenance_of(
             settings=settings,
             optimizer=self.optimizer,
@@ -175,23 +175,36 @@ class Search:
         models = models_of(self.group, self.model)
         same = {prompt.name: provenance for prompt in self.group.prompts}
         return [  # baselines first: killed in between, the gate fails aloud instead of reading rows that were searched
-            *(new_baseline(one, decision.baseline[one.metric.nodeid], found.candidate, settings) for one in evidence),
+            *(new_baseline(one, decision.baseline[one.metric.nodeid], [found.candidate], settings) for one in evidence),
             *snapshot_changes(self.group.prompts, models, found.candidate, same),
         ]
 
-    def _heal(self, winner: Candidate) -> Decision | None:
-        """Give a frozen winner the baselines it lacks, because they were deleted or their metric is new.
+    def _heal(self, incumbent: Candidate, decision: Decision | None) -> dict[str, Arm]:
+        """Sealed scores of what stays frozen, for metrics without: their baseline was deleted, or they are new.
 
-        ``None`` where none is missing. A metric that cannot be run on its sealed rows keeps what it has.
+        A metric that cannot be run on its sealed rows keeps what it has.
         """
         arms: dict[str, Arm] = {}
         for one in self.group.evidence:
-            baseline = one.metric.baseline
-            if (baseline is None or baseline.reads != "sealed") and one.split.test:
-                arm = arm_of(one, run_arm(self.campaign.bench, one, one.split.test, winner))
-                if arm is not None:
-                    arms[one.metric.nodeid] = arm
-        return Decision(is_frozen=True, reason="", winner=arms, incumbent=arms, baseline=arms) if arms else None
+            baseline, name = one.metric.baseline, one.metric.nodeid
+            if (baseline is not None and baseline.reads == "sealed") or not one.split.test:
+                continue
+            arm = None if decision is None or varies(self.group) else decision.incumbent.get(name)
+            arm = arm or arm_of(one, run_arm(self.campaign.bench, one, one.split.test, incumbent))
+            if arm is not None:
+                arms[name] = arm
+        return arms
+
+    def _healing_changes(
+        self, healed: Mapping[str, Arm], incumbent: Candidate, found: Found, decision: Decision | None
+    ) -> list[Change]:
+        tried = [incumbent] if decision is None or decision.confirmation is None else [incumbent, found.candidate]
+        settings = self.run.settings
+        return [
+            new_baseline(one, healed[one.metric.nodeid], tried, settings)
+            for one in self.group.evidence
+            if one.metric.nodeid in healed
+        ]
 
     def _with_fresh_arms(self, decision: Decision, winner: Candidate) -> Decision:
         """Where replies vary, the baseline is another draw than the lucky one that confirmed the winner.

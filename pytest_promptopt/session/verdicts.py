@@ -54,6 +54,7 @@ def judge_rows(
         model=item.model or "",
         path=_relative(item.item.path, run),
         total_rows=read.total,
+        unread=read.unread,
         rows=tuple(rows),
         verdict=_judge(run, item, rows),
         threshold=item.options.threshold,
@@ -165,15 +166,13 @@ def _prompt_states(run: Run, item: MetricItem, calls: Sequence[PromptCall]) -> t
     """One state for each prompt that the rows called, in the order of the first call."""
     first = {call.prompt: call for call in reversed(calls)}
     names = dict.fromkeys(call.prompt for call in calls)
-    called = ((_who_called(run, first[name]), first[name]) for name in names)
+    called = ((_who_called(first[name]), first[name]) for name in names)
     return tuple(_prompt_state(run, item, prompt, call) for prompt, call in called if prompt is not None)
 
 
-def _who_called(run: Run, call: PromptCall) -> Prompt[..., object] | None:
-    """The prompt behind ``call``; of several by one name, the one whose text ran."""
-    prompts = prompts_named(call.prompt)
-    ran = (one for one in prompts if one.find_snapshot(run.runtime, call.model).compiled.digest == call.digest)
-    return next(ran, prompts[0] if prompts else None)
+def _who_called(call: PromptCall) -> Prompt[..., object] | None:
+    """The prompt behind ``call``: modules of different folders may share their prompts' names."""
+    return next((one for one in prompts_named(call.prompt) if str(one.home.file) == call.file), None)
 
 
 def _prompt_state(run: Run, item: MetricItem, prompt: Prompt[..., object], call: PromptCall) -> PromptState:

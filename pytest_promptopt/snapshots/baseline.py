@@ -110,7 +110,12 @@ def _searched(ids: Iterable[str]) -> str:
     words = [f"{quoted(row_id)}," for row_id in sorted(ids)]
     if not words:
         return ""
-    lines = textwrap.wrap(" ".join(word.replace(" ", "\0") for word in words), SEARCHED_WIDTH, break_long_words=False)
+    lines = textwrap.wrap(
+        " ".join(word.replace(" ", "\0") for word in words),
+        SEARCHED_WIDTH,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     return "\n[searched]\nrows = [\n" + "".join(f"    {line}\n" for line in lines).replace("\0", " ") + "]\n"
 
 
