@@ -98,7 +98,7 @@ def _fact_lines(report: MetricReport, *, is_verbose: bool) -> list[str]:
         lines.append(labelled("score", _score_words(report)))
     if verdict.is_below_threshold:
         lines.append(labelled("floor", f"{verdict.score:.3f} is below threshold={report.threshold}"))
-    for prompt in (*report.edited, *report.stale):
+    for prompt in (*report.edited, *report.stale, *report.moved):
         lines += _changed_lines(prompt, most=None if is_verbose else SHOWN_DIFF_LINES)
     lines += [labelled("rows", line) for line in _row_count_words(report)]
     if report.format_failures:
@@ -135,6 +135,10 @@ def _counted(report: MetricReport, score: float, rows: int) -> str:
 def _changed_lines(prompt: PromptState, *, most: int | None) -> list[str]:
     if prompt.standing == "edited":
         head = labelled("changed", f"{prompt.snapshot_place}, edited since it was frozen")
+    elif prompt.has_moved and prompt.before is not None:
+        head = labelled("changed", f"{prompt.snapshot_place} is gone: the source runs, in production too")
+    elif prompt.has_moved:
+        head = labelled("changed", f"{prompt.source_place}, not what the baseline was taken with")
     else:
         since = f"its {stale_part(prompt)} changed since it was frozen"
         head = labelled("changed", f"{prompt.source_place}, {since}: the source runs, in production too")
@@ -212,7 +216,8 @@ def _text(row: RowReport | None) -> str:
 
 def _command_lines(report: MetricReport) -> list[str]:
     """How to undo, accept and improve, each where it would help."""
-    folders = dict.fromkeys(folder(prompt.snapshot_place) for prompt in report.edited if prompt.before is not None)
+    restorable = (*report.edited, *report.moved)
+    folders = dict.fromkeys(folder(prompt.snapshot_place) for prompt in restorable if prompt.before is not None)
     lines = [labelled("undo", f"git checkout -- {shlex.quote(folder)}") for folder in folders]
     if _is_acceptable(report.verdict):
         lines.append(

@@ -30,7 +30,11 @@ class RowReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptState:
-    """What one prompt ran as, and where that stands."""
+    """What one prompt ran as, and where that stands.
+
+    ``before`` and ``after`` are its instructions around a change, as far as known. ``has_moved`` says of a source that
+    the baseline was taken with something else: a snapshot that is gone (``before`` is its instruction) or another text.
+    """
 
     name: str
     standing: str
@@ -41,6 +45,7 @@ class PromptState:
     frozen_demos: int = 0
     before: str | None = None
     after: str | None = None
+    has_moved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,11 @@ class MetricReport:
     def edited(self) -> tuple[PromptState, ...]:
         """The prompts whose snapshot was changed by hand."""
         return tuple(prompt for prompt in self.prompts if prompt.standing == "edited")
+
+    @property
+    def moved(self) -> tuple[PromptState, ...]:
+        """The prompts that run a source with which the baseline was not taken."""
+        return tuple(prompt for prompt in self.prompts if prompt.has_moved)
 
     @property
     def unfrozen(self) -> tuple[PromptState, ...]:

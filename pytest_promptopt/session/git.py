@@ -10,10 +10,11 @@ PATIENCE_SECONDS = 5.0
 
 def committed_text(path: Path, revision: str = "HEAD") -> str | None:
     """The text of ``path`` at ``revision``; ``None`` when git cannot tell."""
+    folder = next(parent for parent in path.parents if parent.is_dir())  # its own folder may be gone with it
     try:
         shown = subprocess.run(
-            ["git", "show", f"{revision}:./{path.name}"],
-            cwd=path.parent,
+            ["git", "show", f"{revision}:./{path.relative_to(folder).as_posix()}"],
+            cwd=folder,
             capture_output=True,
             timeout=PATIENCE_SECONDS,
             check=False,

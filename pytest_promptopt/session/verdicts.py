@@ -12,6 +12,7 @@ from pytest_promptopt.evaluation.dataset import Example
 from pytest_promptopt.evaluation.metric import Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status
 from pytest_promptopt.gate import Outcome, ScoredRow, Verdict, judge
+from pytest_promptopt.prompts.frozen import read_frozen
 from pytest_promptopt.prompts.prompt import Prompt
 from pytest_promptopt.prompts.registry import prompts_named
 from pytest_promptopt.prompts.runtime import Snapshot, Standing
@@ -177,7 +178,10 @@ def _who_called(call: PromptCall) -> Prompt[..., object] | None:
 
 def _prompt_state(run: Run, item: MetricItem, prompt: Prompt[..., object], call: PromptCall) -> PromptState:
     snapshot = prompt.find_snapshot(run.runtime, call.model)
-    before, after = _instructions(run, prompt, snapshot)
+    baseline = item.baseline
+    taken_with = call.digest if baseline is None else baseline.prompts.get(prompt.name, call.digest)
+    has_moved = snapshot.standing is Standing.SOURCE and taken_with != call.digest
+    before, after = _instructions(prompt, snapshot, has_moved=has_moved)
     return PromptState(
         name=prompt.name,
         standing=str(snapshot.standing),
@@ -188,24 +192,26 @@ def _prompt_state(run: Run, item: MetricItem, prompt: Prompt[..., object], call:
         frozen_demos=len(snapshot.frozen.compiled.demos) if snapshot.frozen else 0,
         before=before,
         after=after,
+        has_moved=has_moved,
     )
 
 
-def _instructions(run: Run, prompt: Prompt[..., object], snapshot: Snapshot) -> tuple[str | None, str | None]:
+def _instructions(prompt: Prompt[..., object], snapshot: Snapshot, *, has_moved: bool) -> tuple[str | None, str | None]:
     """The instruction before and after a change by hand; ``None`` where nothing changed or nobody knows."""
     if snapshot.standing is Standing.STALE and snapshot.frozen is not None:
         return snapshot.frozen.compiled.instruction, prompt.source.instruction
-    if snapshot.standing is Standing.EDITED and snapshot.frozen is not None:
-        committed = committed_text(snapshot.path)
-        if committed is None:
-            return None, snapshot.compiled.instruction
-        from pytest_promptopt.prompts.frozen import read_frozen
-
-        try:
-            return read_frozen(committed, path=snapshot.path).compiled.instruction, snapshot.compiled.instruction
-        except PromptOptError:
-            return None, snapshot.compiled.instruction
+    if snapshot.standing is Standing.EDITED or has_moved:
+        return _committed_instruction(snapshot.path), snapshot.compiled.instruction
     return None, None
+
+
+def _committed_instruction(path: Path) -> str | None:
+    """The instruction in the snapshot that git has at ``path``; ``None`` when it has none, or none that can be read."""
+    text = committed_text(path)
+    try:
+        return None if text is None else read_frozen(text, path=path).compiled.instruction
+    except PromptOptError:
+        return None
 
 
 def _notes(item: MetricItem) -> tuple[str, ...]:

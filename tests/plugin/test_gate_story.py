@@ -362,3 +362,28 @@ def test_a_must_pass_row_that_does_not_exist_is_an_error_by_name(project: Any) -
     result = desk.run()
     assert result.ret == 1
     assert "must_pass names rows that the dataset does not have: t-999" in words(result)
+
+
+def test_a_snapshot_that_is_gone_is_named_as_the_cause_and_how_to_have_it_back(project: Any) -> None:
+    desk = Desk(project)
+    desk.freeze()
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=project.path, check=True, capture_output=True)
+    (project.path / SNAPSHOT).unlink()
+    result = desk.run()
+    assert result.ret == 1
+    assert f"changed {SNAPSHOT} is gone: the source runs" in words(result)
+    assert "undo git checkout -- __prompts__" in words(result)
+    subprocess.run(["git", "checkout", "--", "__prompts__"], cwd=project.path, check=True, capture_output=True)
+    assert desk.run().ret == 0
+
+
+def test_a_source_that_is_not_the_baselines_is_named_as_the_cause(project: Any) -> None:
+    desk = Desk(project)
+    desk.replace("test_desk.py", ", threshold=0.8", "")
+    plain = "Decide which team should answer."
+    desk.replace("desk.py", plain, GOOD_INSTRUCTION)
+    assert desk.run("--prompt-bless").ret == 0
+    desk.replace("desk.py", GOOD_INSTRUCTION, plain)
+    result = desk.run()
+    assert "not what the baseline was taken with" in words(result)
