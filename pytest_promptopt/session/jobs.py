@@ -312,3 +312,5 @@ class _Lines:
     def rewrite(self, text: str) -> None:
         if self._reporter is not None:
             self._reporter.rewrite(text, erase=True)
+            if not text:
+                self._reporter.write("\r")  # blanked, the line begins anew
