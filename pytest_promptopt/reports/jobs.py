@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -186,8 +185,3 @@ def _next_lines(jobs: Sequence[JobReport], written: Sequence[str]) -> list[str]:
     files = [*(job.path for job in jobs if job.outcome == "frozen" and job.path), *written]
     folders = dict.fromkeys(shlex.quote(folder(path)) for path in files)
     return [f"next: git add {' '.join(folders)} && git commit"] if folders else []
-
-
-def job_words(jobs: Sequence[JobReport]) -> str:
-    """``1 frozen, 1 kept``."""
-    return ", ".join(f"{count} {outcome}" for outcome, count in Counter(job.outcome for job in jobs).items())

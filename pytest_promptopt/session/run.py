@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from threading import RLock
 
 import pytest
 
-from pytest_promptopt.errors import ModelError, PromptOptError
+from pytest_promptopt.errors import PromptOptError
 from pytest_promptopt.gate import session_alpha
 from pytest_promptopt.lms.base import LM, AsyncLM
 from pytest_promptopt.lms.ceiling import Ceiling
@@ -198,14 +198,3 @@ class Run:
         """Let go of connections and files."""
         if "client" in self.__dict__:
             self.client.close()
-
-
-def model_or_refuse(run: Run, models: Sequence[str]) -> tuple[str, ...]:
-    """The models under test. Raises ``pytest.UsageError`` when there is none, or when one is unknown."""
-    try:
-        chosen = tuple(models) or (run.runtime.choose_model(),)
-        for model in chosen:
-            run.find_lm(model)
-    except ModelError as error:
-        raise pytest.UsageError(str(error)) from error
-    return chosen
