@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -63,6 +63,14 @@ class RowResult:
     calls: tuple[PromptCall, ...] = ()
     fresh_calls: int = 0
     exception: BaseException | None = None
+
+
+def by_row(results: Iterable[RowResult]) -> dict[str, tuple[RowResult, ...]]:
+    """Row id → its repeats, rows in the order they were read."""
+    rows: dict[str, list[RowResult]] = {}
+    for result in results:
+        rows.setdefault(result.id, []).append(result)
+    return {row: tuple(repeats) for row, repeats in rows.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

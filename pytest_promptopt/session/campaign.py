@@ -10,7 +10,7 @@ import pytest
 
 from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.evaluation.metric import Trial
-from pytest_promptopt.evaluation.outcome import RowResult, Status
+from pytest_promptopt.evaluation.outcome import Status, by_row
 from pytest_promptopt.evaluation.split import Split
 from pytest_promptopt.prompts.active import candidates_in_flight
 from pytest_promptopt.prompts.candidate import Candidate
@@ -119,17 +119,15 @@ class Campaign:
         whole, split = split, _without_twins(split, sealed)
         with candidates_in_flight():  # a call that carries no candidate would not be traced
             results = self.bench.run(metric, lambda metric: trials_of(split.searchable, metric, source))
-        rows: dict[str, list[RowResult]] = {}
         for result in results:
             refuse_fault(metric, result)
             if result.judgement.status is Status.ERROR:
                 raise JobError(f"{metric.nodeid}, row {result.id}, under the source: {result.judgement.feedback}")
-            rows.setdefault(result.id, []).append(result)
         return Evidence(
             metric=metric,
             split=split,
             left_out=len(whole.searchable) - len(split.searchable),
-            results={row: tuple(repeats) for row, repeats in rows.items()},
+            results=by_row(results),
         )
 
     def _group(self, evidence: Sequence[Evidence]) -> list[Group]:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_promptopt.evaluation.labels import labelled_demos
 from pytest_promptopt.evaluation.statistics import Interval, provable_drop
-from pytest_promptopt.optimizers.base import Optimizer, Outcome, Row, Task, TunablePrompt
-from pytest_promptopt.optimizers.base import Pair as Pair
+from pytest_promptopt.optimizers.base import Optimizer, Outcome, Pair, Row, Task, TunablePrompt
 from pytest_promptopt.optimizers.driver import Allowance, Event, Found, RoundEnded, TrialScored, drive
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
@@ -107,7 +106,6 @@ class Search:
                 provable_gain=provable_drop(sealed, alpha=alpha) if sealed else None,
             )
         )
-
         for one in self.group.evidence:
             if one.left_out:
                 self.say(

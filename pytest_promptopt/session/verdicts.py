@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_promptopt.errors import PromptOptError
 from pytest_promptopt.evaluation.dataset import Example
 from pytest_promptopt.evaluation.metric import Trial
-from pytest_promptopt.evaluation.outcome import RowResult, Status
+from pytest_promptopt.evaluation.outcome import RowResult, Status, by_row
 from pytest_promptopt.gate import Outcome, ScoredRow, Verdict, judge
 from pytest_promptopt.prompts.frozen import read_frozen
 from pytest_promptopt.prompts.prompt import Prompt
@@ -71,14 +71,6 @@ def judge_rows(
         spending=run.take_spending(seconds),
         notes=_notes(item),
     )
-
-
-def by_row(results: Sequence[RowResult]) -> dict[str, list[RowResult]]:
-    """The repeats of each row, rows in the order they were read."""
-    rows: dict[str, list[RowResult]] = {}
-    for result in results:
-        rows.setdefault(result.id, []).append(result)
-    return rows
 
 
 def row_report(example: Example, repeats: Sequence[RowResult], outside: Iterable[str] = ()) -> RowReport:

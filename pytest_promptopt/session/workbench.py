@@ -15,7 +15,7 @@ from pytest_promptopt.errors import DetachedCallError, LMError, PromptOptError, 
 from pytest_promptopt.evaluation.dataset import Example
 from pytest_promptopt.evaluation.loop import run_in_threads
 from pytest_promptopt.evaluation.metric import Trial
-from pytest_promptopt.evaluation.outcome import RowResult, Status
+from pytest_promptopt.evaluation.outcome import RowResult, Status, by_row
 from pytest_promptopt.evaluation.split import Split
 from pytest_promptopt.lms.base import Request
 from pytest_promptopt.optimizers.base import Completion, Outcome, Pair
@@ -265,7 +265,4 @@ def run_arm(
         results = bench.run(
             evidence.metric, lambda metric: trials_of(examples, metric, candidate, first_repeat=first_repeat)
         )
-    rows: dict[str, list[RowResult]] = {}
-    for result in results:
-        rows.setdefault(result.id, []).append(result)
-    return {row: tuple(repeats) for row, repeats in rows.items()}
+    return by_row(results)
