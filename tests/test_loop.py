@@ -201,3 +201,37 @@ def test_a_time_out_that_the_row_itself_raised_is_not_ours(backend: str) -> None
             backend,
             lambda: run_in_tasks([1], work, concurrency=1, timeout_seconds=20, timed_out=lambda n: "late"),
         )
+
+
+@pytest.mark.parametrize("way", ["order", "threads", "asyncio", "trio"])
+def test_after_enough_no_further_row_is_begun(way: str) -> None:
+    begun: list[int] = []
+
+    def work(n: int) -> int:
+        begun.append(n)
+        return n
+
+    async def awork(n: int) -> int:
+        await anyio.sleep(0)
+        return work(n)
+
+    def is_enough(n: int) -> bool:
+        return n == 2
+
+    if way == "order":
+        results = run_in_order(range(100), work, is_enough=is_enough)
+    elif way == "threads":
+        results = run_in_threads(range(100), work, concurrency=1, is_enough=is_enough)
+    else:
+        results = in_loop(way, lambda: run_in_tasks(range(100), awork, concurrency=1, is_enough=is_enough))
+    assert results == begun == [0, 1, 2]
+
+
+def test_rows_under_way_end_when_there_is_enough() -> None:
+    both = Barrier(2, timeout=PATIENCE_SECONDS)
+
+    def work(n: int) -> int:
+        both.wait()
+        return n
+
+    assert run_in_threads(range(100), work, concurrency=2, is_enough=lambda n: True) == [0, 1]

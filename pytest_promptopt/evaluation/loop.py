@@ -1,7 +1,8 @@
 """The loop over rows: in the calling thread, in several threads, or in tasks of the loop that runs the test.
 
 Results come back in the order of the work. Whatever is not a row's result (a spent budget, Ctrl-C, ``pytest.exit``)
-stops the loop and is raised in the caller's thread once the rows under way have ended.
+stops the loop and is raised in the caller's thread once the rows under way have ended. Where ``is_enough`` says so of a
+result, no further row is begun, and the results are those of the rows that ended.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def run_in_order(work: Sequence[T], run: Callable[[T], R]) -> list[R]:
+def run_in_order(work: Sequence[T], run: Callable[[T], R], *, is_enough: Callable[[R], bool] | None = None) -> list[R]:
     """One row after the other, in this thread."""
-    return [run(item) for item in work]
+    results = []
+    for item in work:
+        results.append(run(item))
+        if is_enough is not None and is_enough(results[-1]):
+            break
+    return results
 
 
 @dataclass(slots=True)
@@ -31,24 +37,26 @@ class _Pool:
     results: dict[int, object] = field(default_factory=dict)
     started: dict[int, float] = field(default_factory=dict)
     failure: BaseException | None = None
+    has_enough: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def take(self) -> tuple[int, object] | None:
         with self.changed:
-            if self.failure is not None:
+            if self.failure is not None or self.has_enough:
                 return None
             taken = next(self.supply, None)
             if taken is not None:
                 self.started[taken[0]] = time.monotonic()
             return taken
 
-    def give(self, index: int, result: object) -> bool:
+    def give(self, index: int, result: object, *, is_enough: bool = False) -> bool:
         """Whether the result was still wanted."""
         with self.changed:
             if self.started.pop(index, None) is None:
                 return False
             self.results[index] = result
-            if self.failure is not None or len(self.results) == self.size:
+            self.has_enough = self.has_enough or is_enough
+            if self.failure is not None or self.has_enough or len(self.results) == self.size:
                 self.changed.notify_all()
             return True
 
@@ -59,7 +67,7 @@ class _Pool:
             self.changed.notify_all()
 
     def is_done(self) -> bool:
-        if self.failure is not None:
+        if self.failure is not None or self.has_enough:
             return not self.started
         return len(self.results) == self.size
 
@@ -76,6 +84,7 @@ def run_in_threads(
     concurrency: int,
     timeout_seconds: float | None = None,
     timed_out: Callable[[T], R] | None = None,
+    is_enough: Callable[[R], bool] | None = None,
 ) -> list[R]:
     """Up to ``concurrency`` rows at a time, each thread in a copy of the caller's context.
 
@@ -91,10 +100,11 @@ def run_in_threads(
             index, item = taken
             try:
                 result = run(item)  # type: ignore[arg-type]  # the supply holds what work holds
+                ends = is_enough is not None and is_enough(result)
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
                 pool.fail(error, index)
                 return
-            if not pool.give(index, result):
+            if not pool.give(index, result, is_enough=ends):
                 return  # it came too late: another thread has taken this one's place
 
     def hire() -> None:
@@ -105,7 +115,7 @@ def run_in_threads(
     _wait(pool, work, timeout_seconds, timed_out, hire)
     if pool.failure is not None:
         raise pool.failure
-    return [pool.results[index] for index in range(len(work))]  # type: ignore[misc]  # filled by run and timed_out
+    return [pool.results[index] for index in sorted(pool.results)]  # type: ignore[misc]  # filled by run and timed_out
 
 
 def _wait(
@@ -138,17 +148,23 @@ async def run_in_tasks(
     concurrency: int,
     timeout_seconds: float | None = None,
     timed_out: Callable[[T], R] | None = None,
+    is_enough: Callable[[R], bool] | None = None,
 ) -> list[R]:
     """Up to ``concurrency`` rows at a time as tasks of the running loop, asyncio's or trio's."""
     results: dict[int, R] = {}
     supply = iter(enumerate(work))
 
+    has_enough = False
+
     async def labour() -> None:
-        for index, item in supply:
+        nonlocal has_enough
+        while not has_enough and (taken := next(supply, None)) is not None:
+            index, item = taken
             results[index] = await _within(run, item, timeout_seconds, timed_out)
+            has_enough = has_enough or (is_enough is not None and is_enough(results[index]))
 
     await _run_together([labour] * min(concurrency, len(work)))
-    return [results[index] for index in range(len(work))]
+    return [results[index] for index in sorted(results)]
 
 
 async def _within(

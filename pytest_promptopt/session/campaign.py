@@ -19,7 +19,15 @@ from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.reports.records import JobReport
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.session.verdicts import one_line
-from pytest_promptopt.session.workbench import Bench, Evidence, JobError, MetricSkipped, refuse_fault, trials_of
+from pytest_promptopt.session.workbench import (
+    Bench,
+    Evidence,
+    JobError,
+    MetricSkipped,
+    has_no_score,
+    refuse_fault,
+    trials_of,
+)
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
@@ -110,7 +118,7 @@ class Campaign:
                 return []
 
             try:
-                self.bench.run(metric, plan)
+                self.bench.run(metric, plan, is_enough=has_no_score)
             except MetricSkipped:
                 continue
         return splits
@@ -118,7 +126,9 @@ class Campaign:
     def _trace(self, metric: MetricItem, split: Split, source: Candidate, sealed: Set[str]) -> Evidence:
         whole, split = split, _without_twins(split, sealed)
         with candidates_in_flight():  # a call that carries no candidate would not be traced
-            results = self.bench.run(metric, lambda metric: trials_of(split.searchable, metric, source))
+            results = self.bench.run(
+                metric, lambda metric: trials_of(split.searchable, metric, source), is_enough=has_no_score
+            )
         for result in results:
             refuse_fault(metric, result)
             if result.judgement.status is Status.ERROR:

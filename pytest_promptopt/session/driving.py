@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any
 from unittest import SkipTest
 
@@ -30,9 +31,13 @@ KNOWN = TestExceptions(
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """Work that an optimize job lays beside a metric before it runs it, and takes back with results."""
+    """Work that an optimize job lays beside a metric before it runs it, and takes back with results.
+
+    After a result that ``is_enough``, no further row is begun.
+    """
 
     plan: Callable[[MetricItem], Sequence[Trial]]
+    is_enough: Callable[[RowResult], bool]
     results: list[RowResult] = field(default_factory=list)
     failure: BaseException | None = None
     has_run: bool = False
@@ -44,12 +49,32 @@ class Batch:
 
 BATCH = pytest.StashKey[Batch]()
 
+HOPELESS_ROWS = 3
+"""When so many rows have raised before any had a score, the metric is broken, and the others need not be paid for."""
+
+
+class _Hopeless:
+    """Whether a metric does nothing but raise; a provider's faults are not its own."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._raised = 0
+        self._has_score = False
+
+    def __call__(self, result: RowResult) -> bool:
+        judgement = result.judgement
+        with self._lock:
+            self._has_score = self._has_score or judgement.score is not None
+            self._raised += judgement.status is Status.ERROR and not judgement.is_provider_fault
+            return self._raised >= HOPELESS_ROWS and not self._has_score
+
 
 def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
     """What takes the test's place in the call phase: a coroutine function exactly when the test is one."""
     metric_item = run.metric_of(item)
     function = item.obj
     batch = item.stash.get(BATCH, None)
+    is_enough = _Hopeless() if batch is None else batch.is_enough
 
     def assignment() -> tuple[Sequence[Trial], Callable[[list[RowResult], float], None]]:
         """The rows to run, and what to do with their results."""
@@ -83,7 +108,7 @@ def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
             with guard():
                 work, conclude = assignment()
                 start = time.perf_counter()
-                results = await _run_async(metric_item, _metric(metric_item, kwargs, function), work)
+                results = await _run_async(metric_item, _metric(metric_item, kwargs, function), work, is_enough)
                 conclude(results, time.perf_counter() - start)
 
         return adriver
@@ -92,7 +117,7 @@ def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
         with guard():
             work, conclude = assignment()
             start = time.perf_counter()
-            results = _run_sync(metric_item, _metric(metric_item, kwargs, function), work)
+            results = _run_sync(metric_item, _metric(metric_item, kwargs, function), work, is_enough)
             conclude(results, time.perf_counter() - start)
 
     return driver
@@ -102,22 +127,37 @@ def _metric(item: MetricItem, kwargs: dict[str, Any], function: Any) -> Metric:
     return Metric(call=partial(item.call, kwargs, function), known=KNOWN, group=item.options.group)
 
 
-def _run_sync(item: MetricItem, metric: Metric, work: Sequence[Trial]) -> list[RowResult]:
+IsEnough = Callable[[RowResult], bool]
+
+
+def _run_sync(item: MetricItem, metric: Metric, work: Sequence[Trial], is_enough: IsEnough) -> list[RowResult]:
     limit = item.options.example_timeout
     if item.is_debugged:
         return [_stop_at_failure(metric.run(trial)) for trial in work]
     if item.concurrency == 1 and limit is None:
-        return run_in_order(work, metric.run)
-    late = None if limit is None else partial(_late, metric, limit)
-    return run_in_threads(work, metric.run, concurrency=item.concurrency, timeout_seconds=limit, timed_out=late)
+        return run_in_order(work, metric.run, is_enough=is_enough)
+    return run_in_threads(
+        work,
+        metric.run,
+        concurrency=item.concurrency,
+        timeout_seconds=limit,
+        timed_out=None if limit is None else partial(_late, metric, limit),
+        is_enough=is_enough,
+    )
 
 
-async def _run_async(item: MetricItem, metric: Metric, work: Sequence[Trial]) -> list[RowResult]:
+async def _run_async(item: MetricItem, metric: Metric, work: Sequence[Trial], is_enough: IsEnough) -> list[RowResult]:
     limit = item.options.example_timeout
     if item.is_debugged:
         return [_stop_at_failure(await metric.arun(trial)) for trial in work]
-    late = None if limit is None else partial(_late, metric, limit)
-    return await run_in_tasks(work, metric.arun, concurrency=item.concurrency, timeout_seconds=limit, timed_out=late)
+    return await run_in_tasks(
+        work,
+        metric.arun,
+        concurrency=item.concurrency,
+        timeout_seconds=limit,
+        timed_out=None if limit is None else partial(_late, metric, limit),
+        is_enough=is_enough,
+    )
 
 
 def _late(metric: Metric, seconds: float, trial: Trial) -> RowResult:

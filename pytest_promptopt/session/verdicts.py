@@ -69,7 +69,7 @@ def judge_rows(
         skipped=sum(row.status is Status.SKIPPED for row in rows),
         format_failures=sum(row.status is Status.FORMAT for row in rows),
         spending=run.take_spending(seconds),
-        notes=_notes(item),
+        notes=(*_notes(item), *_stopped(item, len(read.deciding) + len(read.outside) - len(rows), len(rows))),
     )
 
 
@@ -211,6 +211,13 @@ def _notes(item: MetricItem) -> tuple[str, ...]:
     if not unsafe or item.options.concurrency is not None or item.is_debugged:
         return ()
     return (f"{item.name}: one row at a time, because threads cannot share the fixture {', '.join(unsafe)}",)
+
+
+def _stopped(item: MetricItem, left: int, ran: int) -> tuple[str, ...]:
+    if not left:
+        return ()
+    what = f"stopped after {ran} rows, because the first ones raised"
+    return (f"{item.name}: {what}; {left} were neither run nor paid for",)
 
 
 def _relative(path: Path, run: Run) -> str:

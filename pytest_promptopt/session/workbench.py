@@ -58,17 +58,18 @@ class Bench:
     session: pytest.Session
     level: list[Node] = field(default_factory=list)
 
-    def run(self, metric: MetricItem, plan: Plan) -> list[RowResult]:
+    def run(self, metric: MetricItem, plan: Plan, *, is_enough: Callable[[RowResult], bool]) -> list[RowResult]:
         """Set the item up, run the work that ``plan`` makes of it, tear its own fixtures down.
 
-        Raises ``JobError`` when set-up, test or teardown fail, ``MetricSkipped`` when it is skipped, and whatever
-        ended the work early.
+        After a result that ``is_enough`` no further row is begun, and the results are those that came in. Raises
+        ``JobError`` when set-up, test or teardown fail, ``MetricSkipped`` when it is skipped, and whatever ended the
+        work early.
         """
         item = metric.item
         chain = item.listchain()
         if self.level and self.level != chain[:-1]:
             self.session._setupstate.teardown_exact(_Level(chain[:-1]))  # type: ignore[arg-type]  # only listchain is used
-        item.stash[BATCH] = batch = Batch(plan=plan)
+        item.stash[BATCH] = batch = Batch(plan=plan, is_enough=is_enough)
         try:
             reports = runtestprotocol(item, log=False, nextitem=_Level(chain[:-1]))  # type: ignore[arg-type]
         finally:
@@ -175,10 +176,20 @@ def outcome_of(metric: MetricItem, repeats: Sequence[RowResult]) -> Outcome:
     return Outcome(score=fmean(scores) if scores else None, feedback=worst.judgement.feedback, calls=worst.calls)
 
 
+def is_fault(result: RowResult) -> bool:
+    """Whether a provider, a missing reply or a setting kept the row from a score: no fault of a candidate's."""
+    faults = (LMError, UsageError, DetachedCallError)
+    return result.judgement.status is Status.UNRECORDED or isinstance(result.exception, faults)
+
+
+def has_no_score(result: RowResult) -> bool:
+    """Whether the row ended in an error, whoever's it is."""
+    return result.judgement.status in (Status.ERROR, Status.UNRECORDED)
+
+
 def refuse_fault(metric: MetricItem, result: RowResult) -> None:
     """Raise ``JobError`` when a provider, a missing reply or a setting kept the row from a score."""
-    faults = (LMError, UsageError, DetachedCallError)
-    if result.judgement.status is Status.UNRECORDED or isinstance(result.exception, faults):
+    if is_fault(result):
         raise JobError(f"{metric.nodeid}, row {result.id}: {result.judgement.feedback}")
 
 
@@ -250,7 +261,9 @@ class GroupBench:
                 ]
 
             with candidates_in_flight():
-                results = self._bench.run(metric, plan)
+                results = self._bench.run(metric, plan, is_enough=is_fault)
+            for result in results:
+                refuse_fault(metric, result)
             size = metric.options.repeats
             for position, pair in enumerate(mine):
                 outcomes[pair] = outcome_of(metric, results[position * size : (position + 1) * size])
@@ -263,6 +276,8 @@ def run_arm(
     """Row id → its repeats under ``candidate``, for rows that no search counts."""
     with candidates_in_flight():
         results = bench.run(
-            evidence.metric, lambda metric: trials_of(examples, metric, candidate, first_repeat=first_repeat)
+            evidence.metric,
+            lambda metric: trials_of(examples, metric, candidate, first_repeat=first_repeat),
+            is_enough=has_no_score,
         )
     return by_row(results)
