@@ -4,7 +4,7 @@
 
     PromptOptError
     ├── UsageError              the user can mend it: exit 4 or a collection error
-    │   ├── SignatureError      a prompt function that cannot be read
+    │   ├── SignatureError      a prompt function or text that cannot be read
     │   ├── DatasetError        rows that cannot be read
     │   ├── SnapshotError       a file under ``__prompts__`` that cannot be read
     │   └── ModelError          no model, or one that nobody knows
@@ -31,7 +31,7 @@ class UsageError(PromptOptError):
 
 
 class SignatureError(UsageError):
-    """A function that ``@prompt`` cannot turn into a prompt."""
+    """A function that ``@prompt`` cannot turn into a prompt, or a text that ``text_prompt`` cannot adopt."""
 
 
 class DatasetError(UsageError):
@@ -81,7 +81,12 @@ class LMErrorKind(StrEnum):
 
 
 class LMError(PromptOptError):
-    """A language model did not answer; ``kind`` says why. Never a score."""
+    """A language model did not answer; ``kind`` says why. Never a score.
+
+    ``status`` is the provider's HTTP status and ``retry_after_seconds`` what it asked for, when it said so.
+    ``is_lasting``: no other call to this model can succeed either (no key, an unknown model). ``is_amended``: the
+    provider refused a parameter that is left out from now on, so the same call is worth another try at once.
+    """
 
     def __init__(
         self,
@@ -90,11 +95,15 @@ class LMError(PromptOptError):
         kind: LMErrorKind,
         status: int | None = None,
         retry_after_seconds: float | None = None,
+        is_lasting: bool = False,
+        is_amended: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.status = status
         self.retry_after_seconds = retry_after_seconds
+        self.is_lasting = is_lasting
+        self.is_amended = is_amended
 
 
 class UnrecordedError(LMError):

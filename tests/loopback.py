@@ -17,12 +17,13 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One HTTP response; ``waits_for`` holds it back until the test sets the event."""
+    """One HTTP response; ``waits_for`` holds it back until the test sets the event, ``cut_after`` ends it too early."""
 
     body: str
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: JSON)
     waits_for: Event | None = None
+    cut_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: answer.cut_after])
+        self.close_connection = answer.cut_after is not None
 
     def log_message(self, *_: object) -> None:
         """Keep quiet."""

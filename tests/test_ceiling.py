@@ -1,5 +1,6 @@
 """The ceiling: what it promises about calls and money, under any interleaving."""
 
+import asyncio
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,36 +47,106 @@ def test_one_attempt_more_than_the_ceiling_never_happens(max_calls: int, threads
     assert ceiling.remaining_calls == max_calls - granted
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(price=st.integers(1, 30), ceiling_cents=st.integers(0, 200), in_flight=st.integers(1, 6))
-def test_attempts_of_one_price_pass_the_money_ceiling_by_the_first_burst_at_most(
-    price: int, ceiling_cents: int, in_flight: int
-) -> None:
-    ceiling = Ceiling(max_cost_usd=ceiling_cents)  # whole numbers, so that sums are exact
-    running = 0
-    while True:
-        while running < in_flight and reserves(ceiling):
-            running += 1
-        if not running:
-            break
-        ceiling.settle(price)
-        running -= 1
-    assert ceiling.cost_usd <= max(ceiling_cents, in_flight * price)
+def spend(ceiling: Ceiling, cost_usd: float | None, bound_usd: float | None = None) -> None:
+    ceiling.settle(ceiling.reserve(bound_usd), cost_usd)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(ceiling_cents=st.integers(0, 200), prices=st.lists(CENTS, max_size=30))
-def test_one_at_a_time_only_an_attempt_dearer_than_all_before_passes_the_money_ceiling(
-    ceiling_cents: int, prices: list[int]
+@given(ceiling_cents=st.integers(0, 200), bounds=st.lists(st.tuples(CENTS, CENTS), max_size=30))
+def test_what_is_spent_and_held_never_passes_the_ceiling_and_nothing_is_refused_that_fits(
+    ceiling_cents: int, bounds: list[tuple[int, int]]
 ) -> None:
-    ceiling = Ceiling(max_cost_usd=ceiling_cents)
-    dearest = 0
-    for price in prices:
-        if not reserves(ceiling):
-            break
-        ceiling.settle(price)
-        assert ceiling.cost_usd <= ceiling_cents or price > dearest
-        dearest = max(dearest, price)
+    ceiling = Ceiling(max_cost_usd=ceiling_cents / 100)
+    spent = 0
+    for bound, share in bounds:
+        cost = min(bound, share)
+        try:
+            spend(ceiling, cost / 100, bound / 100)
+        except BudgetExhausted:
+            assert spent + bound > ceiling_cents
+        else:
+            spent += cost
+            assert spent - cost + bound <= ceiling_cents
+    assert ceiling.cost_usd == pytest.approx(spent / 100)
+
+
+def test_what_is_held_is_not_lent_to_others() -> None:
+    ceiling = Ceiling(max_cost_usd=0.3)
+    holds = [ceiling.try_reserve(0.1) for _ in range(4)]  # as floats, three times 0.1 is more than 0.3
+    assert [hold is None for hold in holds] == [False, False, False, True]
+
+
+def test_a_thread_waits_for_money_that_comes_back() -> None:
+    ceiling = Ceiling(max_cost_usd=1.0)
+    first = ceiling.reserve(0.9)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(ceiling.reserve, 0.5)
+        until_somebody_waits(ceiling)
+        ceiling.settle(first, 0.4)
+        ceiling.settle(second.result(), 0.5)
+    assert ceiling.cost_usd == 0.9
+
+
+def test_who_waits_in_vain_is_refused_when_nobody_is_under_way() -> None:
+    ceiling = Ceiling(max_cost_usd=1.0)
+    first = ceiling.reserve(0.9)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(ceiling.reserve, 0.5)
+        until_somebody_waits(ceiling)
+        ceiling.settle(first, 0.9)
+        with pytest.raises(BudgetExhausted, match=r"cost up to \$0\.5.*\$0\.9 are spent.*max_tokens"):
+            second.result()
+
+
+def test_nobody_overtakes_who_waits_but_what_is_free() -> None:
+    ceiling = Ceiling(max_cost_usd=1.0)
+    first = ceiling.reserve(0.5)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(ceiling.reserve, 0.8)
+        until_somebody_waits(ceiling)
+        assert ceiling.try_reserve(0.1) is None
+        assert ceiling.try_reserve(0.0) is not None
+        ceiling.settle(first, 0.1)
+        assert second.result() is not None
+
+
+def test_a_wait_that_is_cancelled_takes_nothing_and_lets_the_next_one_in() -> None:
+    ceiling = Ceiling(max_calls=9, max_cost_usd=1.0)
+
+    async def session() -> None:
+        first = await ceiling.areserve(0.6)
+        dear, cheap = (asyncio.create_task(ceiling.areserve(bound)) for bound in (0.9, 0.4))
+        await asyncio.sleep(0)
+        assert not cheap.done()
+        dear.cancel()
+        ceiling.settle(await cheap, 0.4)
+        ceiling.settle(first, 0.6)
+
+    asyncio.run(session())
+    assert (ceiling.calls, ceiling.cost_usd) == (2, 1.0)
+
+
+def test_what_is_given_back_was_never_taken() -> None:
+    ceiling = Ceiling(max_calls=1, max_cost_usd=1.0)
+    ceiling.give_back(ceiling.reserve(1.0))
+    assert ceiling.calls == 0
+    spend(ceiling, 1.0, 1.0)
+    assert (ceiling.calls, ceiling.cost_usd) == (1, 1.0)
+
+
+def test_a_forked_child_waits_for_nobody_in_the_parent() -> None:
+    ceiling = Ceiling(max_calls=9, max_cost_usd=1.0)
+    ceiling.reserve(0.9)
+    ceiling.leave_to_parent()
+    spend(ceiling, 0.9, 0.9)
+    with pytest.raises(BudgetExhausted):
+        ceiling.reserve(0.2)
+
+
+def until_somebody_waits(ceiling: Ceiling) -> None:
+    """Nobody else is let in then, however little it costs."""
+    while (hold := ceiling.try_reserve(0.001)) is not None:
+        ceiling.give_back(hold)
 
 
 def test_the_message_names_the_ceiling_on_calls() -> None:
@@ -85,52 +156,74 @@ def test_the_message_names_the_ceiling_on_calls() -> None:
 
 def test_the_message_names_the_ceiling_on_money_and_what_is_spent() -> None:
     ceiling = Ceiling(max_cost_usd=1.0)
-    ceiling.reserve()
-    ceiling.settle(0.75)
+    spend(ceiling, 0.75)
     with pytest.raises(BudgetExhausted, match=r"--prompt-max-cost 1\).*\$0\.75 are spent"):
         ceiling.reserve()
 
 
 def test_without_ceilings_nothing_is_refused() -> None:
     ceiling = Ceiling()
-    for _ in range(100):
-        ceiling.reserve()
-        ceiling.settle(1e6)
+    for bound_usd in (None, 1.0) * 50:
+        spend(ceiling, 1e6, bound_usd)
     assert (ceiling.calls, ceiling.cost_usd, ceiling.remaining_calls) == (100, 1e8, None)
 
 
 def test_an_unknown_cost_is_unknown_and_not_nothing() -> None:
     ceiling = Ceiling(max_calls=9, max_cost_usd=1.0)
-    ceiling.reserve()
+    hold = ceiling.reserve()
     assert not ceiling.has_unknown_cost
-    ceiling.settle(None)
+    ceiling.settle(hold, None)
     assert ceiling.has_unknown_cost
     assert ceiling.cost_usd == 0.0
+
+
+@pytest.mark.parametrize("cost_usd", [None, float("nan"), float("inf"), -1.0])
+def test_an_attempt_of_unknown_cost_stays_on_the_account_with_what_was_held(cost_usd: float | None) -> None:
+    ceiling = Ceiling(max_cost_usd=1.0)
+    spend(ceiling, cost_usd, 0.6)
+    assert (ceiling.has_unknown_cost, ceiling.cost_usd) == (True, 0.0)
+    with pytest.raises(BudgetExhausted, match=r"\$0\.6 are spent"):
+        ceiling.reserve(0.5)
+    spend(ceiling, 0.4, 0.4)
 
 
 def test_an_unknown_cost_counts_for_as_much_as_the_dearest_known_one() -> None:
     ceiling = Ceiling(max_cost_usd=1.0)
     for cost_usd in (0.5, None):
-        ceiling.reserve()
-        ceiling.settle(cost_usd)
+        spend(ceiling, cost_usd)
     with pytest.raises(BudgetExhausted):
         ceiling.reserve()
 
 
+def test_attempts_without_a_price_go_one_at_a_time_until_one_is_seen() -> None:
+    ceiling = Ceiling(max_calls=9, max_cost_usd=1.0)
+    first = ceiling.reserve()
+    assert ceiling.try_reserve() is None
+    ceiling.settle(first, 0.3)
+    holds = [ceiling.try_reserve() for _ in range(3)]
+    assert [hold is None for hold in holds] == [False, False, True]
+
+
+@pytest.mark.parametrize("cost_usd", [0.0, None])
+def test_a_model_that_is_free_or_never_priced_is_not_slowed_down_for_ever(cost_usd: float | None) -> None:
+    ceiling = Ceiling(max_calls=99, max_cost_usd=1.0)
+    spend(ceiling, cost_usd)
+    assert all(ceiling.try_reserve() is not None for _ in range(20))
+
+
 def test_a_money_ceiling_alone_stops_at_the_first_unpriced_call_and_says_what_to_add() -> None:
     ceiling = Ceiling(max_cost_usd=1.0)
-    ceiling.reserve()
-    ceiling.settle(None)
+    spend(ceiling, None)
     with pytest.raises(BudgetExhausted, match="--prompt-budget"):
         ceiling.reserve()
 
 
 def test_a_money_ceiling_of_nothing_lets_free_models_run_and_no_other() -> None:
     ceiling = Ceiling(max_cost_usd=0.0)
-    ceiling.reserve(is_free=True)
-    ceiling.settle(0.0)
-    with pytest.raises(BudgetExhausted):
-        ceiling.reserve()
+    spend(ceiling, 0.0, 0.0)
+    for bound_usd in (None, 0.01):
+        with pytest.raises(BudgetExhausted):
+            ceiling.reserve(bound_usd)
 
 
 @pytest.mark.parametrize("wrong", [{"max_calls": -1}, {"max_cost_usd": -0.5}, {"max_cost_usd": float("nan")}])

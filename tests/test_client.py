@@ -1,6 +1,8 @@
 """The client: nothing asked twice at once, nothing paid twice, nothing called past a ceiling; in threads and loops."""
 
 import asyncio
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -23,20 +25,20 @@ from pytest_promptopt.lms.background import BackgroundLoop
 from pytest_promptopt.lms.base import LM, AsyncLM, Messages, Prefix, Reply, Request, Usage
 from pytest_promptopt.lms.ceiling import Ceiling
 from pytest_promptopt.lms.client import (
-    MAX_ATTEMPTS,
-    MAX_PAUSE_SECONDS,
     Client,
     Mode,
     Scope,
     request_digest,
     request_key,
 )
+from pytest_promptopt.lms.models import Catalog, ModelSettings, Price
 from pytest_promptopt.lms.registry import Registry
+from pytest_promptopt.lms.retries import Patience
 from pytest_promptopt.lms.scripted import ScriptedLM
 from pytest_promptopt.lms.store import Store
 
-TRANSIENT = (LMErrorKind.RATE_LIMIT, LMErrorKind.TIMEOUT, LMErrorKind.SERVER)
-PERMANENT = tuple(kind for kind in LMErrorKind if kind not in TRANSIENT)
+ATTEMPTS = {LMErrorKind.RATE_LIMIT: 8, LMErrorKind.SERVER: 4, LMErrorKind.TIMEOUT: 3, LMErrorKind.MALFORMED: 2}
+PERMANENT = tuple(kind for kind in LMErrorKind if kind not in ATTEMPTS)
 
 Ask = Callable[[Client, Request, Scope | None], Reply]
 
@@ -102,7 +104,7 @@ def ask(text: str = "hello", *, temperature: float = 0.0) -> Request:
     return Request(model="remote/x", messages=({"role": "user", "content": text},), temperature=temperature)
 
 
-def failing(kind: LMErrorKind, **details: float) -> LMError:
+def failing(kind: LMErrorKind, **details: float | None) -> LMError:
     return LMError(f"it said: {kind}", kind=kind, retry_after_seconds=details.get("retry_after_seconds"))
 
 
@@ -167,7 +169,7 @@ def test_the_digest_of_a_request_is_the_same_for_ever() -> None:
         messages=({"role": "system", "content": "Decide."}, {"role": "user", "content": "Grüße \ud83d"}),
         temperature=0.7,
         max_tokens=100,
-        schema={"type": "string", "enum": ["a", "b"]},
+        schema='{"enum":["a","b"],"type":"string"}',
         endpoint="http://localhost:8000/v1",
     )
     assert request_digest(request) == "a81fa33d4e5c4aeaf5f94581b78ce9092bb3996d8ddd8d9120c0082d28dbadc1"
@@ -183,12 +185,29 @@ def test_the_digest_of_a_request_is_the_same_for_ever() -> None:
         {"messages": ({"role": "user", "content": "hello"},) * 2},
         {"temperature": 0.5},
         {"max_tokens": 7},
-        {"schema": {}},
+        {"schema": "{}"},
         {"endpoint": "http://localhost/v1"},
     ],
 )
 def test_whatever_decides_a_reply_changes_the_digest(change: dict[str, object]) -> None:
     assert request_digest(replace(ask(), **change)) != request_digest(ask())
+
+
+def canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def content(request: Request) -> dict[str, object]:
+    """What a digest covers, said the long way."""
+    parameters = {"temperature": float(request.temperature), "max_tokens": request.max_tokens}
+    schema = None if request.schema is None else json.loads(request.schema)
+    given = {"endpoint": request.endpoint, "schema": schema}
+    return {
+        "model": request.model,
+        "messages": request.messages,
+        "parameters": {key: value for key, value in parameters.items() if value is not None},
+        **{key: value for key, value in given.items() if value is not None},
+    }
 
 
 texts = st.text(max_size=40)
@@ -198,14 +217,29 @@ turns = st.builds(
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.lists(turns, max_size=4), turns, texts, st.sampled_from([0.0, 0.3, 1, 1e-7]), st.none() | st.integers(1, 9))
-def test_a_prefix_that_was_hashed_before_changes_no_digest(
-    before: list[dict[str, str]], last: dict[str, str], model: str, temperature: float, max_tokens: int | None
+@given(
+    st.lists(turns, max_size=4),
+    turns,
+    st.builds(
+        Request,
+        model=texts,
+        messages=st.just(()),
+        temperature=st.sampled_from([0.0, 0.3, 1, 1e-7]),
+        max_tokens=st.none() | st.integers(1, 9),
+        schema=st.none() | st.dictionaries(texts, texts | st.integers(), max_size=2).map(canonical),
+    ),
+    st.lists(st.none() | texts, min_size=1, max_size=3),
+)
+def test_the_digest_is_that_of_the_canonical_json_whatever_was_hashed_before(
+    before: list[dict[str, str]], last: dict[str, str], request: Request, endpoints: list[str | None]
 ) -> None:
     prefix = Prefix(before)
-    for message in (last, {"role": "user", "content": "another row"}):
-        plain = Request(model=model, messages=(*before, message), temperature=temperature, max_tokens=max_tokens)
-        assert request_digest(replace(plain, messages=Messages.after(prefix, message))) == request_digest(plain)
+    for endpoint in endpoints:
+        for message in (last, {"role": "user", "content": "another row"}):
+            plain = replace(request, messages=(*before, message), endpoint=endpoint)
+            digest = hashlib.sha256(canonical(content(plain)).encode("utf-8", "surrogatepass")).hexdigest()
+            assert request_digest(plain) == digest
+            assert request_digest(replace(plain, messages=Messages.after(prefix, message))) == digest
 
 
 def test_draws_and_spellings_of_one_request_share_a_digest() -> None:
@@ -473,23 +507,26 @@ def test_samples_that_nobody_counts_are_calls_of_their_own(make: Make) -> None:
 # --- attempts
 
 
-@pytest.mark.parametrize("kind", TRANSIENT)
-def test_what_may_pass_is_tried_again(make: Make, way: Ask, kind: LMErrorKind) -> None:
-    lm, pauses = Remote(*[failing(kind)] * (MAX_ATTEMPTS - 1), "at last"), Pauses()
-    client = make(lm, sleep=pauses)
+@pytest.mark.parametrize(("kind", "attempts"), ATTEMPTS.items())
+def test_what_may_pass_is_tried_again(make: Make, way: Ask, kind: LMErrorKind, attempts: int) -> None:
+    lm = Remote(*[failing(kind)] * (attempts - 1), "at last")
+    client = make(lm)
     assert way(client, ask(), None).text == "at last"
-    assert client.counters.attempts == MAX_ATTEMPTS
-    assert len(pauses.seconds) == MAX_ATTEMPTS - 1
-    for pause, (least, most) in zip(pauses.seconds, [(0.25, 0.75), (0.5, 1.5), (1.0, 3.0)], strict=True):
-        assert least <= pause <= most
+    assert client.counters.attempts == attempts
 
 
-@pytest.mark.parametrize("kind", TRANSIENT)
-def test_four_attempts_are_enough(make: Make, way: Ask, kind: LMErrorKind) -> None:
-    lm = Remote(*[failing(kind)] * MAX_ATTEMPTS)
+@pytest.mark.parametrize(("kind", "attempts"), ATTEMPTS.items())
+def test_every_kind_has_attempts_enough(make: Make, way: Ask, kind: LMErrorKind, attempts: int) -> None:
+    lm = Remote(*[failing(kind)] * attempts)
     with pytest.raises(LMError, match=f"it said: {kind}"):
         way(make(lm), ask(), None)
-    assert len(lm.requests) == MAX_ATTEMPTS
+    assert len(lm.requests) == attempts
+
+
+def test_kinds_are_counted_apart(make: Make, way: Ask) -> None:
+    kinds = [LMErrorKind.SERVER] * 3 + [LMErrorKind.TIMEOUT] * 2 + [LMErrorKind.MALFORMED]
+    lm = Remote(*map(failing, kinds), "at last")
+    assert way(make(lm), ask(), None).text == "at last"
 
 
 @pytest.mark.parametrize("kind", PERMANENT)
@@ -500,12 +537,393 @@ def test_what_will_not_pass_is_not_tried_again(make: Make, way: Ask, kind: LMErr
     assert (len(lm.requests), pauses.seconds) == (1, [])
 
 
-@pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (3600.0, MAX_PAUSE_SECONDS)])
-def test_the_provider_says_how_long_to_wait_up_to_a_minute(make: Make, asked: float, waited: float) -> None:
+def test_pauses_double(make: Make) -> None:
     pauses = Pauses()
-    lm = Remote(failing(LMErrorKind.RATE_LIMIT, retry_after_seconds=asked))
-    make(lm, sleep=pauses).complete(ask())
-    assert pauses.seconds == [waited]
+    make(Remote(*[failing(LMErrorKind.SERVER)] * 3), sleep=pauses).complete(ask())
+    assert len(pauses.seconds) == 3
+    for pause, least in zip(pauses.seconds, [0.5, 1.0, 2.0], strict=True):
+        assert least <= pause <= 2 * least
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.integers(0, 99), st.none() | st.floats(0.0, 120.0), st.integers(1, 7))
+def test_nobody_comes_back_earlier_than_the_provider_asks(seed: int, asked: float | None, failures: int) -> None:
+    patience, error = Patience(Random(seed)), failing(LMErrorKind.RATE_LIMIT, retry_after_seconds=asked)
+    pauses = [patience.pause_after(error) for _ in range(failures)]
+    for pause in pauses:
+        assert pause is not None
+        assert (asked or 0.0) <= pause.least_seconds <= pause.seconds <= pause.least_seconds + 60.0
+
+
+def test_a_short_pause_asked_for_again_and_again_grows() -> None:
+    patience, error = Patience(Random(0)), failing(LMErrorKind.RATE_LIMIT, retry_after_seconds=0.02)
+    pauses = [patience.pause_after(error) for _ in range(7)]
+    assert [pause.least_seconds for pause in pauses if pause] == [pytest.approx(0.02 * 2**turn) for turn in range(7)]
+
+
+def test_a_pause_of_an_hour_is_not_waited_for(make: Make, way: Ask) -> None:
+    lm, pauses = Remote(failing(LMErrorKind.RATE_LIMIT, retry_after_seconds=3600.0)), Pauses()
+    with pytest.raises(LMError, match=r"it said: rate limit It asks for a pause of 3,600 seconds.*not waited") as info:
+        way(make(lm, sleep=pauses), ask(), None)
+    assert info.value.kind is LMErrorKind.RATE_LIMIT
+    assert (len(lm.requests), pauses.seconds) == (1, [])
+
+
+def test_an_amended_request_is_sent_again_at_once_and_counted(make: Make, way: Ask) -> None:
+    amended = LMError("no temperature", kind=LMErrorKind.BAD_REQUEST, is_amended=True)
+    lm, pauses = Remote(amended, amended, failing(LMErrorKind.SERVER), amended, "yes"), Pauses()
+    client = make(lm, sleep=pauses)
+    assert way(client, ask(), None).text == "yes"
+    assert client.counters.attempts == 5
+    assert len(pauses.seconds) == 1
+
+
+def test_a_model_that_amends_for_ever_is_let_go(make: Make, way: Ask) -> None:
+    lm = Remote(*[LMError("and again", kind=LMErrorKind.BAD_REQUEST, is_amended=True)] * 99)
+    with pytest.raises(LMError, match="and again"):
+        way(make(lm), ask(), None)
+    assert len(lm.requests) == 9
+
+
+class Prepared(Remote):
+    """A remote model that has to be made ready; it fails with each of ``failures`` first."""
+
+    def __init__(self, *failures: Exception) -> None:
+        super().__init__()
+        self.prepared = 0
+        self._failures = iter(failures)
+
+    async def prepare(self) -> None:
+        self.prepared += 1
+        await asyncio.sleep(0)
+        if (failure := next(self._failures, None)) is not None:
+            raise failure
+
+
+def test_a_model_is_made_ready_once_for_all_who_ask(make: Make) -> None:
+    lm = Prepared()
+    client = make(lm)
+
+    async def session() -> None:
+        await asyncio.gather(*(client.acomplete(ask(str(number))) for number in range(8)))
+
+    asyncio.run(session())
+    client.complete(ask("later"))
+    assert lm.prepared == 1
+    client.close()
+    client.complete(ask("on another loop"))
+    assert lm.prepared == 2
+
+
+def test_a_model_that_cannot_be_made_ready_has_cost_no_attempt(make: Make, way: Ask) -> None:
+    lm, ceiling = Prepared(failing(LMErrorKind.SERVER)), Ceiling(max_calls=1)
+    client = make(lm, ceiling=ceiling)
+    with pytest.raises(LMError, match="it said: server"):
+        way(client, ask(), None)
+    assert ceiling.calls == client.counters.attempts == 0
+    assert way(client, ask(), None).text == "answer 1"
+
+
+def test_without_a_key_the_model_is_asked_for_nothing_more(make: Make, way: Ask) -> None:
+    lm = Prepared(LMError("set A_KEY", kind=LMErrorKind.AUTH, is_lasting=True))
+    client = make(lm)
+    with pytest.raises(LMError, match=r"^set A_KEY"):
+        way(client, ask(), None)
+    for number in range(3):
+        with pytest.raises(LMError, match="remote/x is not asked again in this run: set A_KEY"):
+            way(client, ask(str(number)), None)
+    assert (lm.prepared, lm.requests) == (1, [])
+
+
+# --- limits of a provider
+
+
+class Busy(Remote):
+    """A remote model that refuses a burst once, and counts how many it holds at once from then on."""
+
+    def __init__(self, burst: int) -> None:
+        super().__init__()
+        self._burst = burst
+        self.inside = self.most = 0
+
+    async def acomplete(self, request: Request) -> Reply:
+        if self._burst:
+            self._burst -= 1
+            await asyncio.sleep(0)
+            raise failing(LMErrorKind.RATE_LIMIT, retry_after_seconds=3.0)
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.inside -= 1
+        return await super().acomplete(request)
+
+
+def test_after_a_burst_of_refusals_half_as_many_go_at_once_and_none_before_the_pause() -> None:
+    pauses, has_paused = Pauses(), asyncio.Event()
+    lm, background = Busy(burst=8), BackgroundLoop()
+
+    async def sleep(seconds: float) -> None:
+        await pauses(seconds)
+        await has_paused.wait()
+
+    client = Client(
+        lm_for=lambda _: lm, store=None, ceiling=Ceiling(), max_concurrency=8, background=background, sleep=sleep
+    )
+
+    async def session() -> None:
+        calls = [asyncio.ensure_future(client.acomplete(ask(str(number)))) for number in range(12)]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert lm.most == 0
+        has_paused.set()
+        await asyncio.gather(*calls)
+
+    with closing(client):
+        background.run(session())
+    assert len(lm.requests) == 12
+    assert 4 <= lm.most < 8
+    assert min(pauses.seconds) >= 3.0
+
+
+def test_requests_and_tokens_a_minute_are_those_of_the_model(make: Make) -> None:
+    now = [0.0]
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    tables = {
+        "by requests": {"model": "remote/x", "requests_per_minute": 2},
+        "by tokens": {"model": "remote/y", "tokens_per_minute": 100},
+    }
+    usage = Usage(prompt_tokens=20, completion_tokens=30)
+    replies = [Reply(text="yes", usage=usage, cost_usd=0.0) for _ in range(9)]
+    for name, minutes in (("by requests", [0, 0, 1, 1, 2]), ("by tokens", [0, 0, 1, 1])):
+        client = make(Remote(*replies), models=Catalog(tables), sleep=sleep, clock=lambda: now[0])
+        began, starts = now[0], []
+        for number in range(len(minutes)):
+            client.complete(replace(ask(str(number)), model=name, max_tokens=40))
+            starts.append((now[0] - began) / 60)
+        assert starts == minutes
+
+
+# --- models that are down
+
+
+def lasting() -> LMError:
+    return LMError("wrong key", kind=LMErrorKind.AUTH, is_lasting=True)
+
+
+def test_after_a_lasting_failure_every_call_fails_at_once_with_its_cause(make: Make, way: Ask) -> None:
+    lm, ceiling = Remote("fine", lasting()), Ceiling(max_calls=99)
+    client = make(lm, ceiling=ceiling)
+    way(client, ask("0"), None)
+    with pytest.raises(LMError, match=r"^wrong key"):
+        way(client, ask("1"), None)
+    with pytest.raises(LMError, match=r"^remote/x is not asked again in this run: wrong key") as info:
+        way(client, ask("2"), None)
+    assert (info.value.kind, info.value.is_lasting) == (LMErrorKind.AUTH, True)
+    assert ceiling.calls == len(lm.requests) == 2
+
+
+@pytest.mark.parametrize("kind", [LMErrorKind.RATE_LIMIT, LMErrorKind.SERVER, LMErrorKind.TIMEOUT])
+def test_a_model_that_stays_silent_is_down_for_the_rest_of_the_run(make: Make, way: Ask, kind: LMErrorKind) -> None:
+    lm = Remote(*[failing(kind)] * ATTEMPTS[kind])
+    client = make(lm)
+    for number, words in enumerate(["^it said", "not asked again in this run: it said"]):
+        with pytest.raises(LMError, match=words):
+            way(client, ask(str(number)), None)
+    assert len(lm.requests) == ATTEMPTS[kind]
+
+
+@pytest.mark.parametrize("kind", [*PERMANENT, LMErrorKind.MALFORMED])
+def test_what_is_about_one_request_ends_no_other(make: Make, way: Ask, kind: LMErrorKind) -> None:
+    lm = Remote(*[failing(kind)] * ATTEMPTS.get(kind, 1))
+    client = make(lm)
+    with pytest.raises(LMError, match=f"it said: {kind}"):
+        way(client, ask("0"), None)
+    assert way(client, ask("1"), None).text.startswith("answer")
+
+
+class Partial(Remote):
+    """A remote model that fails for one text; what it does for others between those attempts, the test says."""
+
+    async def acomplete(self, request: Request) -> Reply:
+        if request.messages[-1]["content"] == "poison":
+            self.requests.append(request)
+            raise failing(LMErrorKind.SERVER)
+        return await super().acomplete(request)
+
+
+def test_a_success_in_between_keeps_a_model_up(make: Make) -> None:
+    lm = Partial()
+    turns = iter(range(99))
+
+    async def sleep(_: float) -> None:
+        await client.acomplete(ask(f"between {next(turns)}"))
+
+    client = make(lm, sleep=sleep)
+    with pytest.raises(LMError, match="it said"):
+        client.complete(ask("poison"))
+    assert client.complete(ask("after")).text.startswith("answer")
+
+
+def test_a_process_that_serves_for_weeks_goes_on_asking(make: Make, way: Ask) -> None:
+    client = make(Remote(*[failing(LMErrorKind.SERVER)] * 4, lasting()), gives_up=False)
+    for number in range(2):
+        with pytest.raises(LMError, match=r"^(it said|wrong key)"):
+            way(client, ask(str(number)), None)
+    assert way(client, ask("2"), None).text.startswith("answer")
+
+
+def test_another_model_goes_on(make: Make, way: Ask) -> None:
+    client = make(Remote(lasting()))
+    with pytest.raises(LMError):
+        way(client, ask(), None)
+    assert way(client, replace(ask(), model="remote/y"), None).text.startswith("answer")
+
+
+# --- aliases
+
+
+ALIASES = {
+    "mini": {"model": "remote/x"},
+    "small": {"model": "remote/x"},
+    "mine": {"model": "remote/x", "base_url": "http://localhost:1/v1"},
+}
+
+
+def test_an_alias_is_asked_for_by_name_and_sends_what_it_stands_for(way: Ask) -> None:
+    lm, names = Remote(), []
+
+    def lm_for(name: str) -> AsyncLM:
+        names.append(name)
+        return lm
+
+    with closing(Client(lm_for=lm_for, store=None, ceiling=Ceiling(), models=Catalog(ALIASES))) as client:
+        for name in ("mine", "mini", "remote/x"):
+            way(client, replace(ask(name), model=name), None)
+    assert names == ["mine", "mini", "remote/x"]
+    assert [(heard.model, heard.endpoint) for heard in lm.requests] == [
+        ("remote/x", "http://localhost:1/v1"),
+        ("remote/x", None),
+        ("remote/x", None),
+    ]
+
+
+def test_aliases_of_one_model_share_replies_and_other_addresses_do_not(make: Make, store: Store, way: Ask) -> None:
+    lm = Remote()
+    client = make(lm, store=store, models=Catalog(ALIASES))
+    texts = [way(client, replace(ask(), model=name), None).text for name in ("mini", "small", "remote/x", "mine")]
+    assert texts == ["answer 1", "answer 1", "answer 1", "answer 2"]
+
+
+def test_an_alias_that_is_pointed_elsewhere_never_meets_old_replies(make: Make, store: Store, way: Ask) -> None:
+    for number, model in enumerate(("remote/x", "remote/y"), start=1):
+        client = make(Remote(f"reply {number}"), store=store, models=Catalog({"mini": {"model": model}}))
+        assert way(client, replace(ask(), model="mini"), None).text == f"reply {number}"
+
+
+def test_a_request_that_names_its_endpoint_keeps_it(make: Make, way: Ask) -> None:
+    lm = Remote()
+    way(make(lm, models=Catalog(ALIASES)), replace(ask(), model="mine", endpoint="http://localhost:2/v1"), None)
+    assert lm.requests[0].endpoint == "http://localhost:2/v1"
+
+
+# --- money
+
+
+PRICED = Catalog({"mini": {"model": "remote/x", "price": {"input": 0.0, "output": 10_000.0}}})  # 1 cent a token
+
+
+def priced(text: str, max_tokens: int | None = 10) -> Request:
+    return replace(ask(text), model="mini", max_tokens=max_tokens)
+
+
+def test_what_an_attempt_may_cost_is_held_before_it_starts(make: Make, way: Ask) -> None:
+    lm, ceiling = Remote(*[Reply(text="yes", cost_usd=0.05)] * 9), Ceiling(max_cost_usd=0.20)
+    client = make(lm, ceiling=ceiling, models=PRICED)
+    for number in range(3):
+        way(client, priced(str(number)), None)
+    with pytest.raises(BudgetExhausted, match=r"cost up to \$0\.1 .*--prompt-max-cost 0\.2\).*\$0\.15.*max_tokens"):
+        way(client, priced("3"), None)
+    assert ceiling.cost_usd == 0.15
+
+
+def test_a_server_that_omits_usage_cannot_pass_the_ceiling(make: Make, way: Ask) -> None:
+    lm = Remote(*[Reply(text="yes")] * 9)
+    client = make(lm, ceiling=Ceiling(max_cost_usd=0.25), models=PRICED)
+    for number in range(2):
+        way(client, priced(str(number)), None)
+    with pytest.raises(BudgetExhausted):
+        way(client, priced("2"), None)
+    assert client.counters.has_unknown_cost
+    assert len(lm.requests) == 2
+
+
+def test_the_price_table_is_asked_once_a_model_and_only_where_an_alias_has_no_price(make: Make) -> None:
+    asked: list[str] = []
+
+    def price_of(settings: ModelSettings) -> Price:
+        asked.append(settings.name)
+        return Price(input_usd=0.0, output_usd=10_000.0)
+
+    client = make(Remote(), ceiling=Ceiling(max_cost_usd=1.0), models=PRICED, price_of=price_of)
+    for number in range(3):
+        client.complete(replace(ask(str(number)), max_tokens=1))
+        client.complete(priced(str(number)))
+    assert asked == ["remote/x"]
+    with pytest.raises(BudgetExhausted, match=r"up to \$2 "):
+        client.complete(replace(ask(), max_tokens=200))
+
+
+class Wallet(Remote):
+    """A remote model that answers one cent a time, when the test lets it, and counts those inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[asyncio.Future[None]] = []
+
+    async def acomplete(self, request: Request) -> Reply:
+        self.inside.append(asyncio.get_running_loop().create_future())
+        await self.inside[-1]
+        self.requests.append(request)
+        return Reply(text="yes", cost_usd=0.01)
+
+
+def test_who_finds_too_little_money_waits_for_those_under_way() -> None:
+    lm, background = Wallet(), BackgroundLoop()
+    client = Client(
+        lm_for=lambda _: lm, store=None, ceiling=Ceiling(max_cost_usd=0.25), models=PRICED, background=background
+    )
+
+    async def session() -> list[int]:
+        """On the background loop itself, so that every step is in order; how many are inside, step by step."""
+        calls = [asyncio.ensure_future(client.acomplete(priced(str(number)))) for number in range(5)]
+        inside = []
+        for _ in calls:
+            for _ in range(30):
+                await asyncio.sleep(0)
+            inside.append(len(lm.inside))
+            next(future for future in lm.inside if not future.done()).set_result(None)
+        await asyncio.gather(*calls)
+        return inside
+
+    assert background.run(session()) == [2, 3, 4, 5, 5]  # 2 x 0.10 fit into 0.25, and then what the first ones left
+    client.close()
+
+
+def test_models_in_this_process_that_cost_money_go_the_same_way(make: Make) -> None:
+    class Dear:
+        def complete(self, request: Request) -> Reply:
+            return Reply(text="yes", cost_usd=0.05)
+
+    client = make(Dear(), ceiling=Ceiling(max_cost_usd=0.22), models=PRICED)
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [pool.submit(client.complete, priced(str(number))) for number in range(8)]
+    endings = [outcome.exception() for outcome in outcomes]
+    assert {type(ending) for ending in endings} == {type(None), BudgetExhausted}
+    assert client.counters.cost_usd == pytest.approx(0.15)
 
 
 def test_callers_spread_out(make: Make) -> None:
@@ -545,7 +963,7 @@ def test_no_call_passes_the_ceiling_and_the_store_is_free(
 
 def test_threads_together_never_pass_the_ceiling(make: Make) -> None:
     lm = Remote(*[failing(LMErrorKind.SERVER)] * 10)
-    client = make(lm, ceiling=Ceiling(max_calls=20))
+    client = make(lm, ceiling=Ceiling(max_calls=20), gives_up=False)
 
     def tries(number: int) -> bool:
         try:
@@ -600,7 +1018,7 @@ def test_counters_add_up_what_attempts_took(make: Make, store: Store, way: Ask) 
         (Reply(text="yes", cost_usd=0.0), False),
         (Reply(text="yes"), True),
         (failing(LMErrorKind.AUTH), False),  # refused: not on the bill
-        (failing(LMErrorKind.MALFORMED), True),  # answered, and so perhaps on it
+        (failing(LMErrorKind.MALFORMED), True),  # answered, and so perhaps on it; the second attempt is
         (ValueError("a bug in the model"), True),
     ],
 )
@@ -650,6 +1068,43 @@ def test_waiting_for_the_loop_on_the_loop_is_refused(make: Make) -> None:
     client = make(Careless())
     with pytest.raises(RuntimeError, match="would wait for itself"):
         client.complete(ask())
+
+
+def test_waiting_on_the_loop_for_a_call_under_way_is_refused(make: Make) -> None:
+    class Circular(Remote):
+        async def acomplete(self, request: Request) -> Reply:
+            return client.complete(request)
+
+    client = make(Circular())
+    with pytest.raises(RuntimeError, match="would wait for itself"):
+        client.complete(ask())
+
+
+def test_waiting_on_the_loop_for_money_is_refused() -> None:
+    class Dear:
+        def complete(self, request: Request) -> Reply:
+            return Reply(text="yes", cost_usd=0.05)
+
+    class Asking(Remote):
+        async def acomplete(self, request: Request) -> Reply:
+            return client.complete(replace(request, model="dear"))
+
+    table = {"price": {"input": 0.0, "output": 10_000.0}}
+    models = Catalog({name: {"model": f"remote/{name}", **table} for name in ("dear", "asking")})
+    lms: dict[str, LM | AsyncLM] = {"dear": Dear(), "asking": Asking()}
+    client = Client(lm_for=lambda name: lms[name], store=None, ceiling=Ceiling(max_cost_usd=0.15), models=models)
+    with closing(client), pytest.raises(RuntimeError, match="would wait for itself"):
+        client.complete(replace(ask(), model="asking", max_tokens=10))
+
+
+def test_a_model_on_the_loop_may_ask_another_one(make: Make) -> None:
+    class Delegating(Remote):
+        async def acomplete(self, request: Request) -> Reply:
+            text = request.messages[-1]["content"]
+            return await client.acomplete(ask("inner")) if text == "outer" else Reply(text=text, cost_usd=0.0)
+
+    client = make(Delegating())
+    assert client.complete(ask("outer")).text == "inner"
 
 
 def test_a_cancelled_wait_cancels_the_call(make: Make) -> None:
@@ -720,6 +1175,29 @@ except KeyboardInterrupt:
     print("out", cancelled.wait(timeout=10))
 """
 )
+FORKED_AMONG_PAYERS = (
+    PRELUDE
+    + """
+from threading import Event, Thread
+from pytest_promptopt.lms.models import Catalog
+asked, parent = Event(), os.getpid()
+class Endless:
+    async def acomplete(self, request):
+        if os.getpid() == parent:
+            asked.set()
+            await asyncio.Event().wait()
+        return Reply(text="yes", cost_usd=0.01)
+models = Catalog({"remote/x": {"model": "remote/x", "price": {"input": 0.0, "output": 100.0}}})
+client = Client(lm_for=lambda _: Endless(), store=None, ceiling=Ceiling(max_cost_usd=0.5), models=models)
+Thread(target=client.complete, args=(request,), daemon=True).start()
+asked.wait()
+Thread(target=client.complete, args=(Request(model="remote/x", messages=(), repeat=1),), daemon=True).start()
+if child := os.fork():
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os._exit(0)
+os._exit(7 if client.complete(request).text == "yes" else 1)
+"""
+)
 FORKED = (
     PRELUDE
     + """
@@ -752,7 +1230,56 @@ def test_ctrl_c_gets_out_of_a_call_and_cancels_it() -> None:
         assert process.communicate()[0] == "out True\n"
 
 
+INTERRUPTED_AMONG_THREADS = (
+    PRELUDE
+    + """
+from threading import Event, Thread
+cancelled, endings = Event(), []
+class Endless:
+    def __init__(self):
+        self.inside = 0
+    async def acomplete(self, request):
+        self.inside += 1
+        if self.inside == 3:
+            print("asked", flush=True)
+        await asyncio.Event().wait()
+client = Client(lm_for=lambda _, lm=Endless(): lm, store=None, ceiling=Ceiling())
+def ask(repeat):
+    try:
+        client.complete(Request(model="remote/x", messages=(), repeat=repeat))
+    except BaseException as ending:
+        endings.append(type(ending).__name__)
+        raise SystemExit
+threads = [Thread(target=ask, args=(repeat,)) for repeat in (1, 2)]
+for thread in threads:
+    thread.start()
+try:
+    client.complete(request)
+except KeyboardInterrupt:
+    client.close()
+    for thread in threads:
+        thread.join()
+    print(endings)
+"""
+)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT to a child")
+def test_after_ctrl_c_a_closed_client_lets_every_thread_go() -> None:
+    with run_python(INTERRUPTED_AMONG_THREADS) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[0] == "['CancelledError', 'CancelledError']\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 def test_both_sides_of_a_fork_go_on_calling_whatever_was_under_way() -> None:
     with run_python(FORKED) as process:
         assert process.communicate()[0] == "7 yes\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_forked_child_waits_for_no_money_that_its_parent_holds() -> None:
+    with run_python(FORKED_AMONG_PAYERS) as process:
+        assert process.communicate()[0] == "7\n"

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_promptopt.errors import LMError, ModelError
 from pytest_promptopt.lms.base import LM, Reply, Request
-from pytest_promptopt.lms.registry import Registry, lm_for
+from pytest_promptopt.lms.registry import Registry
 from pytest_promptopt.lms.scripted import ScriptedLM
 
 
@@ -108,12 +108,12 @@ def test_one_object_answers_for_a_model_however_often_it_is_looked_up() -> None:
 
 def test_an_unknown_offline_model_is_refused_when_it_is_looked_up() -> None:
     with pytest.raises(ModelError, match="offline/keyword"):
-        lm_for("offline/nobody")
+        Registry().lm_for("offline/nobody")
 
 
 @pytest.mark.parametrize("model", ["", "gpt-4o-mini", "openai/", "/x"])
 def test_an_unknown_model_lists_the_offline_ones_and_where_to_set_another(model: str) -> None:
     with pytest.raises(ModelError) as refusal:
-        lm_for(model)
+        Registry().lm_for(model)
     for hint in ("offline/keyword", "provider/model", "--prompt-model", "PROMPTOPT_MODEL", "promptopt_model"):
         assert hint in str(refusal.value)

@@ -41,14 +41,15 @@ class Request:
     """One chat completion.
 
     ``repeat`` and ``ordinal`` tell draws apart: the n-th repeat of a row, and the n-th identical request within it.
-    They are no part of what a provider is sent.
+    They are no part of what a provider is sent. ``schema`` is the JSON schema that the reply must follow, as compact
+    JSON text whose order counts; ``endpoint`` is where the model answers, when that is not the provider's own address.
     """
 
     model: str
     messages: tuple[Message, ...]
     temperature: float = 0.0
     max_tokens: int | None = None
-    schema: Mapping[str, object] | None = None
+    schema: str | None = None
     endpoint: str | None = None
     repeat: int = 0
     ordinal: int = 0
@@ -56,10 +57,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens that a provider counted."""
+    """Tokens that a provider counted; ``cached_tokens`` are those of the prompt that it had at hand already."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,12 @@ class LM(Protocol):
 
 @runtime_checkable
 class AsyncLM(Protocol):
-    """A model behind a network: called on the background loop only, one attempt a call."""
+    """A model behind a network: called on the background loop only, one attempt a call.
+
+    It may have two more methods. ``async def prepare(self) -> None`` is awaited before an attempt is counted: it loads
+    what is heavy, and raises ``LMError`` where no call could succeed, for want of a key, say. And ``async def
+    aclose(self) -> None`` closes its connections, awaited once on the loop that made them.
+    """
 
     async def acomplete(self, request: Request) -> Reply:
         """Answer ``request`` in one attempt. Raises :class:`~pytest_promptopt.errors.LMError` when it cannot."""

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from threading import Lock
 
 from pytest_promptopt.errors import BudgetExhausted, UsageError
+from pytest_promptopt.lms.background import Bell
+
+PICODOLLARS = 1_000_000_000_000
+"""To a dollar. Sums are whole numbers of them: floats would not add up to the ceiling exactly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """One attempt that was let through, and what is held for it, in picodollars; ``None``: nobody knows its price."""
+
+    bound: int | None
+
+
+_FREE = Hold(bound=0)
+
+
+class _Place:
+    """A place in the queue of those for whom there is not enough money as long as others have not settled."""
+
+    __slots__ = ("wake",)
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.wake = wake
 
 
 class Ceiling:
     """Two ceilings over one run, shared by all its threads: attempts at providers, and US dollars.
 
-    ``None`` lifts a ceiling. Calls are exact: attempt ``max_calls + 1`` never starts. What an attempt costs is known
-    only after it, so until then it counts for as much as the dearest one so far: the money ceiling can be passed only
-    by attempts that run before the first price is known, or by one dearer than all before it.
+    ``None`` lifts a ceiling. Calls are exact: attempt ``max_calls + 1`` never starts. Money is held before it is spent:
+    every attempt comes with the most that it may cost, and what is spent and held together never passes
+    ``max_cost_usd``. An attempt for which too little is left waits until those under way have settled, mostly for less
+    than was held, and is refused when nobody is under way. One whose cost nobody knows afterwards stays on the account
+    with what was held for it.
+
+    Where the price is unknown beforehand too (a bound of ``None``), an attempt counts for as much as the dearest one so
+    far; until a first price is seen, such attempts go one at a time.
     """
 
     def __init__(self, *, max_calls: int | None = None, max_cost_usd: float | None = None) -> None:
@@ -20,35 +54,77 @@ class Ceiling:
         _refuse_negative("--prompt-max-cost", max_cost_usd)
         self.max_calls = max_calls
         self.max_cost_usd = max_cost_usd
+        self._max_cost = _picodollars(max_cost_usd)
         self._lock = Lock()
+        self._queue: deque[_Place] = deque()
         self._calls = 0
-        self._in_flight = 0
-        self._cost_usd = 0.0
-        self._dearest_usd = 0.0
-        self._unknown = 0
+        self._cost = self._presumed = self._dearest = 0
+        self._has_unknown_cost = self._has_seen_price = False
+        self._unpriced_settled = 0
+        self._hold_nothing()
 
-    def reserve(self, *, is_free: bool = False) -> None:
-        """Take one attempt, or raise :class:`BudgetExhausted` naming the ceiling. Every reservation must be settled.
+    def reserve(self, bound_usd: float | None = None) -> Hold:
+        """Take one attempt that costs ``bound_usd`` at most, waiting in this thread where others may settle for less.
 
-        ``is_free`` attempts, of models inside this process, may run under a money ceiling of 0 too.
+        Raises :class:`BudgetExhausted` naming the ceiling. Every hold must be settled, or given back.
         """
-        with self._lock:
-            if self.max_calls is not None and self._calls >= self.max_calls:
-                raise BudgetExhausted(_calls_spent(self.max_calls))
-            if self.max_cost_usd is not None:
-                self._refuse_overspending(self.max_cost_usd, is_free)
-            self._calls += 1
-            self._in_flight += 1
+        hold = self.try_reserve(bound_usd)
+        if hold is None:
+            bell = Bell()
+            with self._queued(bell.ring) as place:
+                while (hold := self._take(bound_usd, place)) is None:
+                    bell.wait()
+        return hold
 
-    def settle(self, cost_usd: float | None) -> None:
-        """Say what a reserved attempt cost; ``None`` when nobody knows, which is counted as unknown and never as 0."""
+    async def areserve(self, bound_usd: float | None = None) -> Hold:
+        """As :meth:`reserve`, awaited in an asyncio loop. Cancelling the wait takes nothing."""
+        hold = self.try_reserve(bound_usd)
+        if hold is None:
+            loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+            def wake() -> None:
+                with suppress(RuntimeError):  # a loop that is gone needs no waking
+                    loop.call_soon_threadsafe(news.set)
+
+            with self._queued(wake) as place:
+                while (hold := self._take(bound_usd, place)) is None:
+                    await news.wait()
+                    news.clear()
+        return hold
+
+    def try_reserve(self, bound_usd: float | None = None) -> Hold | None:
+        """As :meth:`reserve`; ``None`` where that would wait."""
+        return self._take(bound_usd, None)
+
+    def settle(self, hold: Hold, cost_usd: float | None) -> None:
+        """Say what an attempt cost; ``None`` when nobody knows, which is counted as unknown and never as 0."""
+        cost = _picodollars(cost_usd)
+        if cost == hold.bound == 0:
+            return  # nothing was held for it, and nobody can be waiting for it
         with self._lock:
-            self._in_flight -= 1
-            if cost_usd is None:
-                self._unknown += 1
-                return
-            self._cost_usd += cost_usd
-            self._dearest_usd = max(self._dearest_usd, cost_usd)
+            self._let_go(hold)
+            if cost is not None:
+                self._cost += cost
+                self._dearest = max(self._dearest, cost)
+                self._has_seen_price |= hold.bound is None
+            else:
+                self._has_unknown_cost = True
+                self._presumed += hold.bound or 0
+                self._unpriced_settled += hold.bound is None
+            self._wake_first()
+
+    def give_back(self, hold: Hold) -> None:
+        """Undo a reservation: the attempt was not made."""
+        with self._lock:
+            self._let_go(hold)
+            self._calls -= 1
+            self._wake_first()
+
+    def leave_to_parent(self) -> None:
+        """After a fork: what was under way, or waited, or held the lock, exists in the parent only."""
+        self._lock = Lock()
+        self._queue.clear()
+        self._hold_nothing()
 
     @property
     def calls(self) -> int:
@@ -63,20 +139,82 @@ class Ceiling:
     @property
     def cost_usd(self) -> float:
         """The sum of all known costs."""
-        return self._cost_usd
+        return self._cost / PICODOLLARS
 
     @property
     def has_unknown_cost(self) -> bool:
         """Whether an attempt was made that nobody could price, so that :attr:`cost_usd` is too low."""
-        return self._unknown > 0
+        return self._has_unknown_cost
 
-    def _refuse_overspending(self, max_cost_usd: float, is_free: bool) -> None:
-        if self._unknown and not self._dearest_usd and self.max_calls is None:
+    def _hold_nothing(self) -> None:
+        self._held = self._payers = self._unpriced_in_flight = 0
+
+    def _take(self, bound_usd: float | None, place: _Place | None) -> Hold | None:
+        """A hold, or ``None`` for who has to wait; ``place`` is where the asker stands in the queue, if it does."""
+        bound = _picodollars(bound_usd)
+        with self._lock:
+            if self.max_calls is not None and self._calls >= self.max_calls:
+                raise BudgetExhausted(_calls_spent(self.max_calls))
+            if bound == 0:
+                self._calls += 1
+                return _FREE
+            if self._max_cost is not None and self._must_wait(bound, self._max_cost, place):
+                return None
+            self._calls += 1
+            self._payers += 1
+            self._held += bound or 0
+            self._unpriced_in_flight += bound is None
+            return Hold(bound=bound)
+
+    def _must_wait(self, bound: int | None, max_cost: int, place: _Place | None) -> bool:
+        """Whether the money for an attempt has to be waited for. Raises where that would be in vain."""
+        if self._queue and self._queue[0] is not place:
+            return True
+        if bound is None and max_cost > 0 and not self._dearest and self._must_wait_for_a_price():
+            return True
+        unpriced = self._unpriced_in_flight + self._unpriced_settled + (bound is None)
+        needed = self._cost + self._presumed + self._held + (bound or 0) + unpriced * self._dearest
+        if needed <= max_cost and not (bound is None and max_cost == 0):
+            return False
+        if not self._payers:
+            raise BudgetExhausted(self._too_dear(self._dearest if bound is None else bound))
+        return True
+
+    def _must_wait_for_a_price(self) -> bool:
+        if self._unpriced_settled and self.max_calls is None:
             raise BudgetExhausted(_UNPRICED)
-        # Attempts in flight, those of unknown price and the next one: each as dear as the dearest so far.
-        expected_usd = (self._in_flight + self._unknown + 1) * self._dearest_usd
-        if self._cost_usd + expected_usd > max_cost_usd or (max_cost_usd == 0 and not is_free):
-            raise BudgetExhausted(_money_spent(max_cost_usd, self._cost_usd))
+        return self._unpriced_in_flight > 0 and not self._has_seen_price and not self._unpriced_settled
+
+    def _let_go(self, hold: Hold) -> None:
+        self._held -= hold.bound or 0
+        self._payers -= hold.bound != 0
+        self._unpriced_in_flight -= hold.bound is None
+
+    @contextmanager
+    def _queued(self, wake: Callable[[], object]) -> Iterator[_Place]:
+        """A place at the end of the queue, left in the end in favour of the next one."""
+        place = _Place(wake)
+        with self._lock:
+            self._queue.append(place)
+        try:
+            yield place
+        finally:
+            with self._lock, suppress(ValueError):  # a fork may have cleared the queue
+                self._queue.remove(place)
+                self._wake_first()
+
+    def _wake_first(self) -> None:
+        if self._queue:
+            self._queue[0].wake()
+
+    def _too_dear(self, bound: int) -> str:
+        spent_usd = (self._cost + self._presumed) / PICODOLLARS
+        could = f"cost up to ${bound / PICODOLLARS:.4g} and so pass" if bound else "pass"
+        return (
+            f"The next LM call could {could} the ceiling of ${self.max_cost_usd:g} (--prompt-max-cost "
+            f"{self.max_cost_usd:g}); ${spent_usd:.4g} are spent. Raise it to go on, or bound what a reply may cost "
+            "with max_tokens."
+        )
 
 
 _UNPRICED = (
@@ -85,15 +223,17 @@ _UNPRICED = (
 )
 
 
+def _picodollars(usd: float | None) -> int | None:
+    """``None`` for what is no amount: a cost that is not a number, or below nothing, is as good as unknown."""
+    if usd == 0.0:
+        return 0
+    if usd is None or not 0.0 < usd < math.inf:
+        return None
+    return round(usd * PICODOLLARS)
+
+
 def _calls_spent(max_calls: int) -> str:
     return f"The ceiling of {max_calls:,} LM calls is reached (--prompt-budget {max_calls}). Raise it to go on."
-
-
-def _money_spent(max_cost_usd: float, cost_usd: float) -> str:
-    return (
-        f"The next LM call could pass the ceiling of ${max_cost_usd:g} (--prompt-max-cost {max_cost_usd:g}); "
-        f"${cost_usd:.4g} are spent. Raise it to go on."
-    )
 
 
 def _refuse_negative(option: str, value: float | None) -> None:

@@ -1,8 +1,8 @@
 """The one way from a prompt to a model: nothing is asked twice at once, paid twice, or called past a ceiling.
 
-Outermost first: single flight, store, refusal to call in ``replay``, ceiling, limit on concurrency, retry, provider.
-A model inside this process is answered in the calling thread and never retried; one behind a network is awaited on the
-background loop, at most ``max_concurrency`` at a time. Failures are never stored.
+Outermost first: single flight, store, refusal to call in ``replay``, retry, limits on rate and concurrency, ceiling,
+provider. A model inside this process is answered in the calling thread and never retried; one behind a network is
+awaited on the background loop, in the lane of its model. Failures are never stored.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from itertools import count
-from json import JSONEncoder
+from json import JSONEncoder, loads
 from json.encoder import encode_basestring
 from random import Random
 from threading import Lock
+from time import monotonic
 from typing import Any, TypeAlias, TypeGuard, cast
 
-from pytest_promptopt.errors import LMError, LMErrorKind, UnrecordedError
+from pytest_promptopt.errors import LMError, UnrecordedError
+from pytest_promptopt.lms.attempts import Attempts, cost_of_failure
 from pytest_promptopt.lms.background import BackgroundLoop, awaited, result_of
 from pytest_promptopt.lms.base import LM, AsyncLM, Message, Messages, Reply, Request, Usage
-from pytest_promptopt.lms.ceiling import Ceiling
+from pytest_promptopt.lms.bounds import Bounds, MostOutputTokensOf, PriceOf
+from pytest_promptopt.lms.ceiling import Ceiling, Hold
+from pytest_promptopt.lms.models import Catalog, ModelSettings
 from pytest_promptopt.lms.store import Store
-
-MAX_ATTEMPTS = 4
-MAX_PAUSE_SECONDS = 60.0
+from pytest_promptopt.lms.traffic import Traffic
 
 
 class Mode(StrEnum):
@@ -106,15 +108,11 @@ def request_digest(request: Request) -> str:
     That is ``model``, ``messages``, ``parameters`` (``temperature``, and ``max_tokens`` when given), and ``endpoint``
     and ``schema`` when given. Neither ``repeat`` nor ``ordinal``: they tell equal requests apart.
     """
-    if type(request.messages) is Messages and request.endpoint is None and request.schema is None:
-        return _digest_after(request.messages, request)
-    parameters = _parameters(request.temperature, request.max_tokens)
-    content: dict[str, object] = {"model": request.model, "messages": request.messages, "parameters": parameters}
-    if request.endpoint is not None:
-        content["endpoint"] = request.endpoint
-    if request.schema is not None:
-        content["schema"] = request.schema
-    return sha256(_canonical(content).encode("utf-8", "surrogatepass")).hexdigest()
+    tail = _tail(request.model, request.temperature, request.max_tokens, request.schema)
+    if type(request.messages) is Messages:
+        return _digest_after(request.messages, request.endpoint, tail)
+    text = _head(request.endpoint) + ",".join([_message_json(message) for message in request.messages]) + tail
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _parameters(temperature: float, max_tokens: int | None) -> dict[str, object]:
@@ -122,22 +120,28 @@ def _parameters(temperature: float, max_tokens: int | None) -> dict[str, object]
     return parameters if max_tokens is None else {**parameters, "max_tokens": max_tokens}
 
 
+def _head(endpoint: str | None) -> str:
+    """The start of the canonical JSON, up to the first message."""
+    return '{"messages":[' if endpoint is None else f'{{"endpoint":{_canonical(endpoint)},"messages":['
+
+
 @lru_cache(maxsize=256)
-def _tail(model: str, temperature: float, max_tokens: int | None) -> str:
+def _tail(model: str, temperature: float, max_tokens: int | None, schema: str | None) -> str:
     """The end of the canonical JSON, which all rows of a prompt share."""
-    return f'],"model":{_canonical(model)},"parameters":{_canonical(_parameters(temperature, max_tokens))}}}'
+    parameters = _canonical(_parameters(temperature, max_tokens))
+    last = "" if schema is None else f',"schema":{_canonical(loads(schema))}'
+    return f'],"model":{_canonical(model)},"parameters":{parameters}{last}}}'
 
 
-def _digest_after(messages: Messages, request: Request) -> str:
+def _digest_after(messages: Messages, endpoint: str | None, tail: str) -> str:
     """The same digest where everything in front of the last message was hashed before: a search asks by the row."""
     prefix = messages.prefix
-    state = prefix.memo
-    if state is None:
-        start = '{"messages":[' + "".join(f"{_canonical(message)}," for message in prefix)
-        state = prefix.memo = sha256(start.encode("utf-8", "surrogatepass"))
-    digest: Any = state.copy()  # type: ignore[attr-defined]  # a hash object; nobody else writes the memo
-    rest = _message_json(messages[-1]) + _tail(request.model, request.temperature, request.max_tokens)
-    digest.update(rest.encode("utf-8", "surrogatepass"))
+    memo: Any = prefix.memo  # where the hash object was made for, and that object; nobody else writes it
+    if memo is None or memo[0] != endpoint:
+        start = _head(endpoint) + "".join([f"{_message_json(message)}," for message in prefix])
+        memo = prefix.memo = (endpoint, sha256(start.encode("utf-8", "surrogatepass")))
+    digest = memo[1].copy()
+    digest.update((_message_json(messages[-1]) + tail).encode("utf-8", "surrogatepass"))
     return str(digest.hexdigest())
 
 
@@ -177,8 +181,11 @@ class _Flight:
 class Client:
     """Asks models on behalf of prompts. Thread-safe; one for a whole run.
 
-    ``lm_for`` finds the model, ``store=None`` keeps nothing, ``rng`` draws the jitter between attempts and ``sleep``
-    waits them out.
+    ``models`` says what names stand for, and ``lm_for`` finds what answers for a name. ``store=None`` keeps nothing.
+    ``price_of`` and ``most_output_tokens`` tell what a model's tokens cost and how many it writes, so that the ceiling
+    on money holds. ``gives_up`` lets a model be given up for good once it cannot be reached; a process that serves for
+    weeks goes on asking. ``rng`` draws the jitter between attempts, ``sleep`` waits pauses out and ``clock`` counts the
+    seconds of a minute's limits.
     """
 
     def __init__(
@@ -187,11 +194,16 @@ class Client:
         lm_for: Callable[[str], LM | AsyncLM],
         store: Store | None,
         ceiling: Ceiling,
+        models: Catalog | None = None,
         mode: Mode = Mode.AUTO,
         max_concurrency: int = 16,
+        gives_up: bool = True,
+        price_of: PriceOf | None = None,
+        most_output_tokens: MostOutputTokensOf | None = None,
         background: BackgroundLoop | None = None,
         rng: Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.mode = mode
         self._lm_for = lm_for
@@ -199,16 +211,21 @@ class Client:
         self._known = store if mode.reads_store else None
         self._ceiling = ceiling
         self._background = background or BackgroundLoop()
-        self._slots = _Slots(max_concurrency)
-        self._rng = rng or Random()
-        self._sleep = sleep
+        self._models = models or Catalog()
+        self._bounds = Bounds(price_of, most_output_tokens)
+        self._attempts = Attempts(
+            ceiling=ceiling,
+            settle=self._settle,
+            make_traffic=lambda: Traffic(max_concurrency=max_concurrency, clock=clock, sleep=sleep),
+            rng=rng or Random(),
+            gives_up=gives_up,
+        )
         self._lock = Lock()
         self._pid = os.getpid()
         self._flights: dict[str, _Flight] = {}
         self._draws = count()
         self._asked: set[str] = set()
         self._tally = _Tally()
-        self._behind_network: dict[int, AsyncLM] = {}
 
     def complete(self, request: Request, scope: Scope | None = None) -> Reply:
         """Answer ``request``, waiting in this thread.
@@ -216,18 +233,20 @@ class Client:
         Raises :class:`~pytest_promptopt.errors.LMError` when the model does not answer, ``UnrecordedError`` when it may
         not be asked, ``BudgetExhausted`` when a ceiling is reached, and ``ModelError`` for an unknown model.
         """
-        request, key = self._identify(request, scope)
-        lm = self._lm_for(request.model)
+        settings = self._models.find(request.model)
+        request, key = self._identify(request, settings, scope)
+        lm = self._lm_for(settings.name)
         self._tally.add_call(self._lock)
         while True:
             flight, landing = self._board(key)
             if landing is not None:
+                self._background.refuse_waiting_here()
                 reply = self._shared(result_of(landing))
             else:
                 try:
-                    reply = self._answer_here(lm, request, flight)
+                    reply = self._answer_here(lm, settings, request, flight)
                     if reply is None:
-                        reply = self._background.run(self._fly(lm, request, flight))
+                        reply = self._background.run(self._fly(lm, settings, request, flight))
                 finally:
                     self._land(flight, None)
             if reply is not None:
@@ -235,8 +254,9 @@ class Client:
 
     async def acomplete(self, request: Request, scope: Scope | None = None) -> Reply:
         """Answer ``request``, awaited in any asyncio loop; otherwise as :meth:`complete`."""
-        request, key = self._identify(request, scope)
-        lm = self._lm_for(request.model)
+        settings = self._models.find(request.model)
+        request, key = self._identify(request, settings, scope)
+        lm = self._lm_for(settings.name)
         self._tally.add_call(self._lock)
         while True:
             flight, landing = self._board(key)
@@ -244,9 +264,9 @@ class Client:
                 reply = self._shared(await awaited(landing))
             else:
                 try:
-                    reply = self._answer_here(lm, request, flight)
+                    reply = self._answer_here(lm, settings, request, flight)
                     if reply is None:
-                        reply = await self._background.arun(self._fly(lm, request, flight))
+                        reply = await self._background.arun(self._fly(lm, settings, request, flight))
                 finally:
                     self._land(flight, None)
             if reply is not None:
@@ -260,14 +280,18 @@ class Client:
 
     def close(self) -> None:
         """Close connections, cancel what is under way, stop the background loop and let go of the store."""
-        if self._behind_network:
-            self._background.run(self._hang_up())
+        if self._pid != os.getpid():
+            self._forget_parent()
+        if self._attempts.is_used:
+            self._background.run(self._attempts.hang_up())
         self._background.close()
         if self._store is not None:
             self._store.close()
 
-    def _identify(self, request: Request, scope: Scope | None) -> tuple[Request, str]:
-        """The request as its model sees it, repeat and ordinal filled in, and the key of its reply."""
+    def _identify(self, request: Request, settings: ModelSettings, scope: Scope | None) -> tuple[Request, str]:
+        """The request as its model sees it, alias resolved, repeat and ordinal filled in, and the key of its reply."""
+        if settings.model != request.model or (settings.base_url is not None and request.endpoint is None):
+            request = replace(request, model=settings.model, endpoint=request.endpoint or settings.base_url)
         if scope is None:
             key = request_key(request_digest(request), request.repeat, request.ordinal)
             if self._store is None and request.temperature > 0:
@@ -322,12 +346,14 @@ class Client:
         self._tally.add_replayed(self._lock)
         return replace(outcome, is_replayed=True)
 
-    def _answer_here(self, lm: LM | AsyncLM, request: Request, flight: _Flight) -> Reply | None:
+    def _answer_here(
+        self, lm: LM | AsyncLM, settings: ModelSettings, request: Request, flight: _Flight
+    ) -> Reply | None:
         """Answer from the store or inside this process; ``None`` when the network must be asked."""
         try:
-            reply = self._recorded(lm, request, flight.key)
+            reply = self._recorded(lm, settings, request, flight.key)
             if reply is None and _answers_in_thread(lm):
-                reply = self._ask(lm, request, flight.key)
+                reply = self._ask(lm, settings, request, flight.key)
         except LMError as error:
             self._land(flight, error)
             raise
@@ -335,7 +361,7 @@ class Client:
             self._land(flight, reply)
         return reply
 
-    def _recorded(self, lm: LM | AsyncLM, request: Request, key: str) -> Reply | None:
+    def _recorded(self, lm: LM | AsyncLM, settings: ModelSettings, request: Request, key: str) -> Reply | None:
         reply = None
         if self._known is not None:
             reply = self._known.get(key)
@@ -344,27 +370,36 @@ class Client:
         if reply is not None:
             self._tally.add_replayed(self._lock)
         elif self.mode is Mode.REPLAY and not _is_offline(lm):
-            raise _unrecorded(request)
+            raise _unrecorded(request, settings.name)
         return reply
 
-    def _ask(self, lm: LM, request: Request, key: str) -> Reply:
+    def _ask(self, lm: LM, settings: ModelSettings, request: Request, key: str) -> Reply:
         """One attempt in this thread."""
         is_offline = _is_offline(lm)
-        self._ceiling.reserve(is_free=is_offline)
+        bound = self._bounds.find(settings, is_offline=is_offline)
+        bound_usd = bound.cost_usd(request)
+        hold = self._ceiling.try_reserve(bound_usd)
+        if hold is None:
+            self._background.refuse_waiting_here()  # what is waited for may happen on this very thread
+            hold = self._ceiling.reserve(bound_usd)
         try:
             reply = lm.complete(request)
         except BaseException as error:
-            self._settle(0.0 if is_offline else _cost_of_failure(error))
+            self._settle(hold, 0.0 if is_offline else cost_of_failure(error))
             raise
-        return self._keep(reply, request, key)
+        self._settle(hold, reply.cost_usd, reply.usage)
+        bound.learn(request, reply)
+        self._keep(key, reply, request)
+        return reply
 
-    async def _fly(self, lm: LM | AsyncLM, request: Request, flight: _Flight) -> Reply:
+    async def _fly(self, lm: LM | AsyncLM, settings: ModelSettings, request: Request, flight: _Flight) -> Reply:
         """All attempts, on the background loop; lands the flight there, whatever became of those who wait."""
         behind_network = cast("AsyncLM", lm)  # all others have answered in their thread
-        self._behind_network[id(lm)] = behind_network
         outcome: _Outcome = None
         try:
-            outcome = await self._attempt_often(behind_network, request, flight.key)
+            bound = self._bounds.find(settings, is_offline=_is_offline(lm))
+            outcome = await self._attempts.answer(behind_network, settings, request, bound)
+            self._keep(flight.key, outcome, request)
             return outcome
         except LMError as error:
             outcome = error
@@ -372,48 +407,19 @@ class Client:
         finally:
             self._land(flight, outcome)
 
-    async def _hang_up(self) -> None:
-        """Let models that keep connections (they have ``aclose``) close them on the loop that made them."""
-        for lm in list(self._behind_network.values()):
-            if (aclose := getattr(lm, "aclose", None)) is not None:
-                await aclose()
-        self._behind_network.clear()
-
-    async def _attempt_often(self, lm: AsyncLM, request: Request, key: str) -> Reply:
-        for attempt in range(1, MAX_ATTEMPTS):
-            try:
-                return await self._attempt(lm, request, key)
-            except LMError as error:
-                if error.kind not in _TRANSIENT:
-                    raise
-                pause_seconds = _pause_seconds(error, attempt, self._rng)
-            await self._sleep(pause_seconds)
-        return await self._attempt(lm, request, key)
-
-    async def _attempt(self, lm: AsyncLM, request: Request, key: str) -> Reply:
-        """One attempt. The ceiling is asked with a slot in hand: what waits for one has not been paid for."""
-        async with self._slots.of_this_loop():
-            self._ceiling.reserve(is_free=_is_offline(lm))
-            try:
-                reply = await lm.acomplete(request)
-            except BaseException as error:
-                self._settle(_cost_of_failure(error))
-                raise
-        return self._keep(reply, request, key)
-
-    def _keep(self, reply: Reply, request: Request, key: str) -> Reply:
-        self._settle(reply.cost_usd, reply.usage)
+    def _keep(self, key: str, reply: Reply, request: Request) -> None:
         if self._store is not None:
             self._store.put(key, reply, request)
-        return reply
 
-    def _settle(self, cost_usd: float | None, usage: Usage | None = None) -> None:
-        self._ceiling.settle(cost_usd)
+    def _settle(self, hold: Hold, cost_usd: float | None, usage: Usage | None = None) -> None:
+        self._ceiling.settle(hold, cost_usd)
         self._tally.add_attempt(self._lock, cost_usd, usage)
 
     def _forget_parent(self) -> None:
-        """After a fork: the threads that led these flights, or held the lock, exist in the parent only."""
-        self._lock, self._flights, self._behind_network, self._pid = Lock(), {}, {}, os.getpid()
+        """After a fork: the threads that led these flights, or held a lock, exist in the parent only."""
+        self._lock, self._flights, self._pid = Lock(), {}, os.getpid()
+        for shared in (self._ceiling, self._bounds, self._attempts):
+            shared.leave_to_parent()
 
 
 class _Tally:
@@ -449,36 +455,6 @@ class _Tally:
         return Counters(**{name: getattr(self, name) for name in self.__slots__})
 
 
-class _Slots:
-    """As many attempts at once as allowed, on whichever loop runs now: after a fork it is another one."""
-
-    def __init__(self, max_concurrency: int) -> None:
-        self._max_concurrency = max_concurrency
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._semaphore = asyncio.Semaphore(max_concurrency)
-
-    def of_this_loop(self) -> asyncio.Semaphore:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._semaphore = loop, asyncio.Semaphore(self._max_concurrency)
-        return self._semaphore
-
-
-_TRANSIENT = frozenset({LMErrorKind.RATE_LIMIT, LMErrorKind.TIMEOUT, LMErrorKind.SERVER})
-_MAYBE_BILLED = frozenset({LMErrorKind.TIMEOUT, LMErrorKind.MALFORMED})
-
-
-def _pause_seconds(error: LMError, attempt: int, rng: Random) -> float:
-    """What the provider asked for, else half a second, doubled each time, with jitter so that callers spread out."""
-    jittered_seconds: float = 0.5 * 2 ** (attempt - 1) * rng.uniform(0.5, 1.5)
-    return min(MAX_PAUSE_SECONDS, max(jittered_seconds, error.retry_after_seconds or 0.0))
-
-
-def _cost_of_failure(error: BaseException) -> float | None:
-    """A request that the provider refused is free; one that was cut off may still be on the bill."""
-    return 0.0 if isinstance(error, LMError) and error.kind not in _MAYBE_BILLED else None
-
-
 def _answers_in_thread(lm: LM | AsyncLM) -> TypeGuard[LM]:
     return hasattr(lm, "complete")  # isinstance of a protocol costs more than the whole rest of the way
 
@@ -493,9 +469,9 @@ def _noted(reply: Reply, scope: Scope | None) -> Reply:
     return reply
 
 
-def _unrecorded(request: Request) -> UnrecordedError:
+def _unrecorded(request: Request, model: str) -> UnrecordedError:
     asked = " ".join(request.messages[-1]["content"].split())[:80] if request.messages else ""
     return UnrecordedError(
-        f"No reply of {request.model} is recorded for the request that ends {asked!r}, and this run makes no calls. "
+        f"No reply of {model} is recorded for the request that ends {asked!r}, and this run makes no calls. "
         "To call the model and record what it answers: pytest --prompt-lm record"
     )

@@ -7,61 +7,120 @@ import json
 import os
 import re
 import socket
+import ssl
 import warnings
-from collections.abc import Iterator, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
 from threading import Lock
 from time import perf_counter, time
 from types import ModuleType
 from typing import Any
 
-from pytest_promptopt.errors import LMError, LMErrorKind
-from pytest_promptopt.lms.base import Reply, Request, Usage
-
-DEFAULT_TIMEOUT_SECONDS = 120.0
+from pytest_promptopt.errors import LMError
+from pytest_promptopt.lms.base import Reply, Request
+from pytest_promptopt.lms.chat import Amendments, parameters_of, read_completion
+from pytest_promptopt.lms.faults import (
+    Origin,
+    Said,
+    causes_of,
+    error_from_exception,
+    error_from_words,
+    malformed,
+    missing_key,
+    read_key,
+    read_words,
+)
+from pytest_promptopt.lms.models import OPENAI_PROVIDERS, ModelSettings, Price
+from pytest_promptopt.lms.prices import find_price
 
 
 class LiteLLM:
-    """Answers for any ``provider/model`` that litellm knows.
+    """Answers for one ``provider/model`` that litellm knows.
 
-    ``base_url`` is where requests go that name no endpoint of their own; without it ``OPENAI_BASE_URL`` holds for
-    ``openai/…``, and for all others what litellm knows about the provider. ``api_key`` is sent instead of the
-    provider's own key variable.
+    Its key is the variable that the settings name, read from ``environ``; where they name none, litellm finds the
+    provider's own in the process environment.
     """
 
-    def __init__(
-        self,
-        *,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-        base_url: str | None = None,
-        api_key: str | None = None,
-    ) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._base_url = base_url
-        self._api_key = api_key
+    def __init__(self, settings: ModelSettings, *, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._amendments = Amendments()
         self._module: ModuleType | None = None
+        self._takes_schema = False
+
+    async def prepare(self) -> None:
+        """Import litellm, for seconds, in which others go on. Raises ``LMError`` where the key is missing."""
+        origin = self._origin(None)
+        litellm = await self._litellm()
+        if not origin.key and origin.address is None and (variable := _missing_variable(litellm, self._settings)):
+            raise missing_key(Origin(settings=self._settings, key_variable=variable))
+        _ = self._price  # its table takes a moment to read
 
     async def acomplete(self, request: Request) -> Reply:
         """Answer in one attempt. Raises :class:`~pytest_promptopt.errors.LMError` for whatever goes wrong."""
+        origin = self._origin(request.endpoint)
         litellm = await self._litellm()
-        base_url = request.endpoint or self._base_url or _openai_base_url(request.model)
-        arguments = _arguments(request, base_url, self._api_key)
+        parameters = parameters_of(request, takes_schema=self._takes_schema)
+        sent = self._amendments.apply({**parameters, "messages": [dict(message) for message in request.messages]})
+        arguments = {"model": self._settings.model, **sent, **_way(origin), "drop_params": True, "max_retries": 0}
         started = perf_counter()
         try:
-            response = await litellm.acompletion(**arguments, timeout=self._timeout_seconds, max_retries=0)
-        except Exception as error:  # litellm raises what its providers' libraries raise
-            raise _lm_error(error, request, base_url) from error
-        return _reply(response, request, perf_counter() - started)
+            response = await litellm.acompletion(**arguments, timeout=self._settings.timeout_seconds)
+        except Exception as error:  # noqa: BLE001 - litellm raises what its providers' libraries raise
+            raise self._lm_error(error, origin, sent) from None  # their words may hold the key
+        return self._reply(response, origin, perf_counter() - started)
 
     async def aclose(self) -> None:
         """Close the connections that litellm keeps for reuse. Awaited on the loop that made them, at the very end."""
         if self._module is not None:
             await self._module.close_litellm_async_clients()
 
+    @cached_property
+    def _price(self) -> Price | None:
+        return find_price(self._settings)
+
     async def _litellm(self) -> ModuleType:
         if self._module is None:
-            self._module = await asyncio.to_thread(litellm_module)  # seconds, in which other calls go on
+            litellm = await asyncio.to_thread(litellm_module)
+            self._takes_schema = self._settings.has_structured_output and _takes_schema(litellm, self._settings.model)
+            self._module = litellm
         return self._module
+
+    def _origin(self, endpoint: str | None) -> Origin:
+        """Who is asked. Raises ``LMError`` for want of a key, as far as that can be told without litellm."""
+        settings = self._settings
+        key = read_key(settings, self._environ)
+        address = endpoint or settings.base_url
+        origin = Origin(settings=settings, address=address, key_variable=settings.key_name, key=key)
+        if not key and settings.needs_key and (endpoint is None or settings.key_variable):
+            raise missing_key(origin)
+        return origin
+
+    def _reply(self, response: Any, origin: Origin, latency_seconds: float) -> Reply:
+        text, usage = read_completion(_body_of(response), origin)
+        if usage is None:
+            cost_usd = None
+        elif self._price is not None:
+            cost_usd = self._price.cost_usd(usage)
+        else:
+            cost_usd = (getattr(response, "_hidden_params", None) or {}).get("response_cost") or None  # 0 is a guess
+        return Reply(text=text, usage=usage, cost_usd=cost_usd, latency_seconds=latency_seconds)
+
+    def _lm_error(self, error: Exception, origin: Origin, sent: Mapping[str, Any]) -> LMError:
+        """What went wrong: by the provider's own response where there is one, else by what broke underneath."""
+        response = _refusal_in(error)
+        if response is not None:
+            status, headers, body = response
+            said = read_words(body)
+            lm_error = error_from_words(origin, said, status=status, headers=headers, now=time())
+            return self._amendments.note(lm_error, said, sent)
+        came = _unreadable_in(error)
+        if came is not None:
+            return malformed(origin, "the reply is no completion", came)
+        if _is_of_transport(error):
+            return error_from_exception(origin, error)
+        return _error_by_attributes(error, origin)
 
 
 _import_lock = Lock()
@@ -79,154 +138,101 @@ def litellm_module() -> ModuleType:
         return litellm
 
 
-def _openai_base_url(model: str) -> str | None:
-    return os.environ.get("OPENAI_BASE_URL") or None if model.startswith("openai/") else None
+def _way(origin: Origin) -> dict[str, Any]:
+    """Where a request goes, and with which key, as litellm is told. It refuses to send one without any."""
+    way: dict[str, Any] = {} if origin.address is None else {"base_url": origin.address}
+    if origin.key:
+        way["api_key"] = origin.key
+    elif origin.address is not None and origin.settings.provider in OPENAI_PROVIDERS:
+        way["api_key"] = "none"
+    return way
 
 
-def _arguments(request: Request, base_url: str | None, api_key: str | None) -> dict[str, Any]:
-    """What litellm is called with; parameters that a model does not take (a temperature, say) are left out by it."""
-    arguments: dict[str, Any] = {
-        "model": request.model,
-        "messages": [dict(message) for message in request.messages],
-        "temperature": request.temperature,
-        "drop_params": True,
+def _body_of(response: Any) -> dict[str, Any]:
+    """The parts of litellm's response that count, as the protocol has them; dumping all of it warns about its types."""
+    usage = getattr(response, "usage", None)
+    return {
+        "choices": [
+            {
+                "finish_reason": getattr(choice, "finish_reason", None),
+                "message": _fields(getattr(choice, "message", None), "content", "refusal", "provider_specific_fields"),
+            }
+            for choice in getattr(response, "choices", None) or ()
+        ],
+        "usage": {
+            **_fields(usage, "prompt_tokens", "completion_tokens"),
+            "prompt_tokens_details": _fields(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
+            "completion_tokens_details": _fields(getattr(usage, "completion_tokens_details", None), "reasoning_tokens"),
+        },
     }
-    if request.max_tokens is not None:
-        arguments["max_tokens"] = request.max_tokens
-    if request.schema is not None:
-        schema = {"name": "reply", "schema": dict(request.schema)}
-        arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if base_url is not None:
-        arguments["base_url"] = base_url
-    if api_key is not None or _needs_placeholder_key(request.model, base_url):
-        arguments["api_key"] = api_key or "none"
-    return arguments
 
 
-def _needs_placeholder_key(model: str, base_url: str | None) -> bool:
-    """A local server asks for no key, but the client library refuses to send a request without one."""
-    return base_url is not None and model.startswith("openai/") and not os.environ.get("OPENAI_API_KEY")
+def _fields(part: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(part, name, None) for name in names}
 
 
-def _reply(response: Any, request: Request, latency_seconds: float) -> Reply:
-    choices = getattr(response, "choices", None)
-    text = getattr(choices[0].message, "content", None) if choices else None
-    if choices and choices[0].finish_reason == "content_filter":
-        raise LMError(f"{request.model} withheld its answer: content filter.", kind=LMErrorKind.CONTENT_POLICY)
-    if not isinstance(text, str):
-        raise LMError(f"{request.model} answered without any text.", kind=LMErrorKind.MALFORMED)
-    hidden = getattr(response, "_hidden_params", None) or {}
-    cost_usd = hidden.get("response_cost")
-    return Reply(
-        text=text,
-        usage=_usage(getattr(response, "usage", None)),
-        cost_usd=None if cost_usd is None else float(cost_usd),
-        latency_seconds=latency_seconds,
-    )
+def _takes_schema(litellm: ModuleType, model: str) -> bool:
+    try:
+        return bool(litellm.supports_response_schema(model=model))
+    except Exception:  # noqa: BLE001 - a provider that it does not know, which the call will say
+        return False
 
 
-def _usage(usage: Any) -> Usage | None:
-    prompt_tokens = getattr(usage, "prompt_tokens", None)
-    completion_tokens = getattr(usage, "completion_tokens", None)
-    if prompt_tokens is None or completion_tokens is None:
+_SEVERAL_WAYS = frozenset(
+    {"azure", "azure_ai", "bedrock", "sagemaker", "vertex_ai", "watsonx", "ollama", "ollama_chat"}
+)
+"""Providers that let one in by roles, tokens or files as well, or ask for nothing: a missing key says little there."""
+
+
+def _missing_variable(litellm: ModuleType, settings: ModelSettings) -> str | None:
+    """The variable with the provider's key, where litellm is sure that it needs one and finds none."""
+    if settings.provider in _SEVERAL_WAYS:
         return None
-    return Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    missing = litellm.validate_environment(model=settings.model)["missing_keys"]
+    return missing[-1] if missing and all(name.endswith(("_KEY", "_TOKEN")) for name in missing) else None
 
 
-def _lm_error(error: Exception, request: Request, base_url: str | None) -> LMError:
-    status = _status(error)
-    text = _text(error)
-    kind = _kind(error, status, text)
-    return LMError(
-        f"{request.model}{f' at {base_url}' if base_url else ''}: {_said(error, kind, text)}",
-        kind=kind,
-        status=status,
-        retry_after_seconds=_retry_after_seconds(error),
-    )
+def _refusal_in(error: BaseException) -> tuple[int, Mapping[str, str], str] | None:
+    """Status, headers and body as the provider sent them: some cause has the response, with a status of 4xx or 5xx.
 
-
-def _kind(error: Exception, status: int | None, text: str) -> LMErrorKind:
-    """What went wrong, by what was said and by status; litellm's class names and invented 500s mislead.
-
-    It calls a missing key, a refused connection and a page of HTML alike "internal server error", status 500.
+    litellm's own exceptions have a response too, which it made up.
     """
-    said = text.lower()
-    for kind, phrases in _PHRASES.items():
-        if any(phrase in said for phrase in phrases):
-            return kind
-    if status in (408, 504):
-        return LMErrorKind.TIMEOUT
-    if any(isinstance(cause, json.JSONDecodeError) for cause in _causes(error)):
-        return LMErrorKind.MALFORMED
-    if status in (401, 402, 403):
-        return LMErrorKind.AUTH
-    if status == 429:
-        return LMErrorKind.RATE_LIMIT
-    if _is_unreachable(error) or (status or 0) >= 500:
-        return LMErrorKind.SERVER
-    return LMErrorKind.BAD_REQUEST
+    for cause in reversed(tuple(causes_of(error))):
+        response = getattr(cause, "response", None)
+        status = getattr(response, "status_code", 0)
+        if isinstance(status, int) and status >= 300 and not type(cause).__module__.startswith("litellm"):
+            with suppress(Exception):  # one whose body was not read
+                return status, response.headers, response.text  # type: ignore[union-attr]
+    return None
 
 
-_PHRASES: Mapping[LMErrorKind, tuple[str, ...]] = {
-    LMErrorKind.AUTH: ("missing credentials", "api_key client option must be set", "insufficient_quota"),
-    LMErrorKind.MALFORMED: ("empty or invalid response from llm endpoint",),
-    LMErrorKind.CONTEXT_WINDOW: ("context_length_exceeded", "maximum context length", "prompt is too long"),
-    LMErrorKind.CONTENT_POLICY: ("content_policy_violation", "content_filter", "content management policy"),
-}
+def _unreadable_in(error: BaseException) -> str | None:
+    """What came where litellm could not read a reply, which it calls an internal server error."""
+    documents = [cause.doc for cause in causes_of(error) if isinstance(cause, json.JSONDecodeError)]
+    if documents:
+        return documents[0]
+    return _PREFIX.sub("", str(error)) if _UNREADABLE.search(str(error)) else None
 
 
-def _said(error: Exception, kind: LMErrorKind, text: str) -> str:
-    if _is_unreachable(error):
-        return "nothing answers at this address. Is the server running, and is base_url (OPENAI_BASE_URL) right?"
-    words = " ".join(_KEY.sub("…", _PREFIX.sub("", text)).split())[:300]
-    if kind is LMErrorKind.AUTH:
-        return f"{words} (set the provider's key, for instance OPENAI_API_KEY, and check what its account may use)"
-    return words
+def _is_of_transport(error: BaseException) -> bool:
+    """Whether a connection failed, or took too long. litellm's clients are httpx's, at times with aiohttp beneath."""
+    import httpx
+
+    kinds = (ConnectionError, TimeoutError, EOFError, socket.gaierror, ssl.SSLError, httpx.TransportError)
+    return any(isinstance(cause, kinds) for cause in causes_of(error))
 
 
+_UNREADABLE = re.compile(r"empty or invalid response from llm endpoint|invalid response object", re.IGNORECASE)
 _PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Timeout|Exception): |Timeout Error: |\w+Exception - )+")
-_KEY = re.compile(r"\bsk-[\w-]{8,}")
 
 
-def _text(error: Exception) -> str:
-    """The message, and the code that the provider gave in the body."""
-    body = getattr(error, "body", None)
-    code = body.get("code") if isinstance(body, Mapping) else None
-    return f"{error} ({code})" if code else str(error)
-
-
-def _status(error: Exception) -> int | None:
+def _error_by_attributes(error: Exception, origin: Origin) -> LMError:
+    """What litellm says itself, where nothing better is left of the cause."""
     status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def _is_unreachable(error: Exception) -> bool:
-    return any(isinstance(cause, ConnectionError | socket.gaierror) for cause in _causes(error))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on to the first."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def _retry_after_seconds(error: Exception) -> float | None:
-    headers = getattr(error, "litellm_response_headers", None) or {}
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        return _seconds_until(value)
-
-
-def _seconds_until(date: str) -> float | None:
-    """From now to an HTTP date, which is the other way to write ``Retry-After``."""
-    try:
-        moment = parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    return max(0.0, moment.timestamp() - time())
+    code = getattr(error, "code", None)
+    codes = [each for each in (status, code) if isinstance(each, str)]
+    said = Said(code=" ".join(codes), text=_PREFIX.sub("", str(error)))
+    headers = getattr(error, "litellm_response_headers", None)
+    return error_from_words(
+        origin, said, status=status if isinstance(status, int) else None, headers=headers, now=time()
+    )

@@ -78,7 +78,7 @@ class Store:
         if self._pid != os.getpid():
             self._leave_to_parent()
         if self._connection is None:
-            _prepare_folder(self.path.parent)
+            prepare_folder(self.path.parent)
             _create_whole(self.path)
             self._connection = _connect(self.path)
         return self._connection
@@ -113,7 +113,7 @@ def _refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
         raise UsageError(f"{found}. {_WAYS_OUT}")
 
 
-def _prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path) -> None:
     """Make ``folder`` ours: private, and ignored by git through a file of its own."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_promptopt.errors import ModelError
 from pytest_promptopt.lms.client import Mode
+from pytest_promptopt.lms.faults import Origin
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
@@ -15,9 +16,9 @@ def lines(run: Run) -> list[str]:
     """What the reader should know before anything is called."""
     settings = run.settings
     models = settings.models or (_model(run),)
-    parts = [", ".join(models)]
+    parts = [", ".join(_described(run, model) for model in models)]
     if settings.is_optimizing:
-        parts.append(f"proposer {settings.proposer}" if settings.proposer else "")
+        parts.append(f"proposer {_described(run, settings.proposer)}" if settings.proposer else "")
         parts += [f"optimizer {settings.optimizer}", f"seed {settings.seed}"]
     parts.append(_mode(run))
     text = [f"prompts: {', '.join(part for part in parts if part)}"]
@@ -31,6 +32,12 @@ def _model(run: Run) -> str:
         return run.runtime.choose_model()
     except ModelError:
         return "no model configured"
+
+
+def _described(run: Run, model: str) -> str:
+    """A model's name, with what is behind it where the name does not say so."""
+    settings = run.settings.catalog.find(model)
+    return Origin(settings=settings, address=settings.base_url).name
 
 
 def _mode(run: Run) -> str:

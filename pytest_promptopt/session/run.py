@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import cached_property
 from threading import RLock
@@ -13,6 +14,7 @@ from pytest_promptopt.gate import session_alpha
 from pytest_promptopt.lms.base import LM, AsyncLM
 from pytest_promptopt.lms.ceiling import Ceiling
 from pytest_promptopt.lms.client import Client, Counters, Mode
+from pytest_promptopt.lms.prices import find_price, most_output_tokens
 from pytest_promptopt.lms.registry import Registry
 from pytest_promptopt.lms.store import Store
 from pytest_promptopt.optimizers.base import Optimizer
@@ -45,7 +47,7 @@ class Run:
         self.alpha = session_alpha(1)
         self.counted = Counters()
         self.optimizer: Optimizer | None = None
-        self._registry = Registry()
+        self._registry = Registry(self.settings.catalog, environ=os.environ)
         self._lms: dict[str, LM | AsyncLM] = {}
         self._finding = RLock()  # a hook may ask for another model
 
@@ -64,10 +66,13 @@ class Run:
         settings = self.settings
         return Client(
             lm_for=self.find_lm,
+            models=settings.catalog,
             store=Store(settings.store),
             ceiling=self.ceiling,
             mode=settings.mode,
             max_concurrency=settings.concurrency,
+            price_of=find_price,
+            most_output_tokens=most_output_tokens,
         )
 
     @cached_property
@@ -99,7 +104,7 @@ class Run:
 
     def is_offline(self, model: str) -> bool:
         """Whether ``model`` answers inside this process."""
-        if model.startswith("offline/"):
+        if self.settings.catalog.find(model).provider == "offline":
             return True
         try:
             return bool(getattr(self.find_lm(model), "is_offline", False))

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from pytest_promptopt.errors import ModelError
 from pytest_promptopt.evaluation.split import SplitRule
 from pytest_promptopt.lms.client import Mode
+from pytest_promptopt.lms.models import Catalog
 
 STRICT_CHOICES = ("stale", "orphan", "unrecorded", "unfrozen", "inconclusive")
 DEFAULT_BUDGET = 1_000
@@ -33,6 +35,7 @@ class Settings:
     proposer: str | None
     optimizer: str
     optimizer_settings: Mapping[str, Mapping[str, Any]]
+    catalog: Catalog
     budget: int | None
     has_own_budget: bool
     max_cost_usd: float | None
@@ -66,6 +69,7 @@ def read_settings(config: pytest.Config) -> Settings:
     default_mode = Mode.REPLAY if in_ci and not config.getoption("optimize_prompts") else Mode.AUTO
     budget = config.getoption("prompt_budget") or config.getini("promptopt_budget") or ""
     rootdir = config.rootpath
+    tables = _tool_tables(rootdir / "pyproject.toml")
     return Settings(
         rootdir=rootdir,
         is_optimizing=bool(config.getoption("optimize_prompts")),
@@ -76,7 +80,8 @@ def read_settings(config: pytest.Config) -> Settings:
         ini_model=config.getini("promptopt_model") or None,
         proposer=config.getoption("prompt_proposer") or config.getini("promptopt_proposer") or None,
         optimizer=config.getoption("prompt_optimizer") or config.getini("promptopt_optimizer") or "auto",
-        optimizer_settings=_optimizer_settings(config),
+        optimizer_settings=_optimizer_settings(config, tables),
+        catalog=_read_catalog(tables),
         budget=_read_budget(budget),
         has_own_budget=bool(budget),
         max_cost_usd=_read_max_cost(config),
@@ -181,9 +186,9 @@ def _read_split(config: pytest.Config) -> SplitRule:
     return SplitRule(train=train, val=val, salt=config.getini("promptopt_salt"), most_sealed_keys=int(sealed))
 
 
-def _optimizer_settings(config: pytest.Config) -> dict[str, dict[str, Any]]:
+def _optimizer_settings(config: pytest.Config, tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """``[tool.pytest-promptopt.NAME]`` tables, overridden by ``--prompt-set NAME.key=value``."""
-    settings = _tool_tables(config.rootpath / "pyproject.toml")
+    settings = {name: dict(table) for name, table in tables.items() if isinstance(table, dict) and name != "models"}
     for assignment in config.getoption("prompt_set") or ():
         name, dot, rest = assignment.partition(".")
         key, equals, value = rest.partition("=")
@@ -193,9 +198,22 @@ def _optimizer_settings(config: pytest.Config) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _tool_tables(path: Path) -> dict[str, dict[str, Any]]:
+def _read_catalog(tables: Mapping[str, Any]) -> Catalog:
+    models = tables.get("models", {})
+    if not isinstance(models, dict):
+        raise pytest.UsageError('[tool.pytest-promptopt.models] is a table, such as mini = "openai/gpt-4.1-mini" in it')
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("pytest-promptopt", {})
+        return Catalog(models, environ=os.environ)
+    except ModelError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _tool_tables(path: Path) -> dict[str, Any]:
+    try:
+        tool: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
     except FileNotFoundError:
         return {}
-    return {name: dict(table) for name, table in tables.items() if isinstance(table, dict) and name != "models"}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise pytest.UsageError(f"{path}: {error}") from None
+    tables: dict[str, Any] = tool.get("pytest-promptopt", {})
+    return tables
