@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+DSPY = "dspy==3.4.1"
 BUILD_SERVERS = ("CI", "GITHUB_ACTIONS", "BUILD_NUMBER", "GITLAB_CI")
 
 
@@ -63,6 +64,19 @@ def run_json(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str
         raise SystemExit(f"{' '.join(command)} ended with {ended.code}:\n{ended.output[-2000:]}")
     result: dict[str, Any] = json.loads(ended.output.strip().splitlines()[-1])
     return result
+
+
+def peer_python() -> str:
+    """The Python of DSPy's environment, made on first use and ignored by git."""
+    folder = HERE / ".peers" / "dspy"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        say(f"making an environment for {DSPY} in {folder.relative_to(HERE.parent)}")
+        folder.parent.mkdir(exist_ok=True)
+        (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", DSPY], check=True)
+    return str(python)
 
 
 def bootstrap_interval(

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from _measure import HERE, circumstances, plain_environment, print_table, run_json, say, write_json
+from _measure import DSPY, HERE, circumstances, peer_python, plain_environment, print_table, run_json, say, write_json
 
-DSPY = "dspy==3.4.1"
 OURS = ("0 demos", "16 demos", "0 demos, threads", "16 demos, threads", "replay", "replay, 16 demos", "bare sqlite")
 GROWTH = ("0 demos=1000", "0 demos=10000")
 PEER_GROWTH_ROUNDS = 3
@@ -123,19 +121,6 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2_000)
     parser.add_argument("--json", type=Path, metavar="OUT")
     return parser.parse_args()
-
-
-def peer_python() -> str:
-    """The Python of DSPy's environment, made on first use and ignored by git."""
-    folder = HERE / ".peers" / "dspy"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        say(f"making an environment for {DSPY} in {folder.relative_to(HERE.parent)}")
-        folder.parent.mkdir(exist_ok=True)
-        (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", DSPY], check=True)
-    return str(python)
 
 
 def one_round(options: argparse.Namespace, peer: str | None, *, has_growth: bool) -> dict[str, float]:
