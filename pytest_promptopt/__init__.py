@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from pytest_promptopt.evaluation.dataset import Example, load_dataset
     from pytest_promptopt.evaluation.outcome import Score
     from pytest_promptopt.prompts.active import using_model
-    from pytest_promptopt.prompts.prompt import Prediction, Prompt, prompt
+    from pytest_promptopt.prompts.base import Prediction
+    from pytest_promptopt.prompts.prompt import Prompt, prompt
     from pytest_promptopt.prompts.runtime import PromptOptWarning, configure
+    from pytest_promptopt.prompts.text_prompt import TextPrompt, text_prompt
 
 __version__ = "0.1.0"
 
@@ -30,9 +32,11 @@ __all__ = [
     "PromptOptError",
     "PromptOptWarning",
     "Score",
+    "TextPrompt",
     "configure",
     "load_dataset",
     "prompt",
+    "text_prompt",
     "using_model",
 ]
 
@@ -40,14 +44,16 @@ _HOMES = {
     "Example": "evaluation.dataset",
     "FormatError": "errors",
     "LMError": "errors",
-    "Prediction": "prompts.prompt",
+    "Prediction": "prompts.base",
     "Prompt": "prompts.prompt",
     "PromptOptError": "errors",
     "PromptOptWarning": "prompts.runtime",
     "Score": "evaluation.outcome",
+    "TextPrompt": "prompts.text_prompt",
     "configure": "prompts.runtime",
     "load_dataset": "evaluation.dataset",
     "prompt": "prompts.prompt",
+    "text_prompt": "prompts.text_prompt",
     "using_model": "prompts.active",
 }
 

@@ -51,14 +51,15 @@ def pinned(ticket: str) -> str:
 class Application:
     """A package ``desk`` with prompts, and scripts that use it in a process of their own, without pytest."""
 
-    def __init__(self, folder: Path, package: str = "desk") -> None:
+    def __init__(self, folder: Path, package: str = "desk", *, has_init_files: bool = True) -> None:
         self.folder = folder
-        self.prompts = folder.joinpath(*package.split("."), "prompts.py")
+        self.module = f"{package}.prompts".lstrip(".")
+        self.prompts = folder.joinpath(*self.module.split(".")).with_suffix(".py")
         self.prompts.parent.mkdir(parents=True, exist_ok=True)
         for parent in [path for path in self.prompts.parents if path != folder and path.is_relative_to(folder)]:
-            (parent / "__init__.py").touch()
+            if has_init_files:
+                (parent / "__init__.py").touch()
         self.prompts.write_text(PROMPTS)
-        self.module = f"{package}.prompts"
         self.path: list[Path] = [folder]
 
     def freeze(self, name: str = "route", model: str = MODEL, instruction: str = FROZEN_WORDS) -> Path:
@@ -89,9 +90,8 @@ class Application:
         """Put everything into one archive, which takes the folder's place on the path."""
         archive = self.folder.parent / "application.zip"
         with zipfile.ZipFile(archive, "w") as file:
-            for path in sorted(self.folder.rglob("*")):
-                if path.is_file():
-                    file.write(path, path.relative_to(self.folder))
+            for path in sorted(self.folder.rglob("*")):  # folders too: without them no package lacks its __init__.py
+                file.write(path, path.relative_to(self.folder))
         for path in sorted(self.folder.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         self.path = [archive]
@@ -170,9 +170,10 @@ def test_an_application_uses_the_frozen_prompt_and_writes_nothing(application: A
     assert [path.name for path in application.folder.parent.iterdir() if path.name != "script.py"] == ["site"]
 
 
-@pytest.mark.parametrize("package", ["desk", "company.desk"])
-def test_a_zipped_application_uses_the_frozen_prompt_too(tmp_path: Path, package: str) -> None:
-    application = Application(tmp_path / "site", package)
+@pytest.mark.parametrize("has_init_files", [True, False])
+@pytest.mark.parametrize("package", ["desk", "company.desk", ""])
+def test_a_zipped_application_uses_the_frozen_prompt_too(tmp_path: Path, package: str, has_init_files: bool) -> None:
+    application = Application(tmp_path / "site", package, has_init_files=has_init_files)
     application.freeze()
     archive = application.zip()
     standing, file, system, missing, warned = application.run("""
@@ -389,6 +390,22 @@ def test_an_application_names_its_model_in_one_order(application: Application) -
         """
     assert application.run(outside) == ["offline/forgetful"]
     assert application.run(outside, PROMPTOPT_MODEL=MODEL) == [MODEL]
+
+
+def test_an_application_names_models_of_its_own(application: Application) -> None:
+    application.freeze(model="house")
+    answer, standing, model, refused = application.run("""
+        configure(model="house", models={"house": {"model": "offline/keyword"}})
+        answer = route.predict(ticket="the zebra again")
+        try:
+            configure(models={"house": {"modle": "offline/keyword"}})
+        except Exception as error:
+            refused = str(error)
+        show(answer.value, route.snapshot.standing, answer.model, refused)
+        """)
+    assert (answer, standing) == ("bug", "frozen")
+    assert model == "house"
+    assert "modle" in refused
 
 
 def test_without_any_model_a_call_says_how_to_name_one_and_messages_are_those_of_the_source(

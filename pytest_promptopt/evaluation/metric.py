@@ -80,6 +80,7 @@ class Metric:
         self, trial: Trial, evaluation: Evaluation, judgement: Judgement, error: BaseException | None
     ) -> RowResult:
         example = trial.example
+        calls = tuple(evaluation.calls)
         group = example.get(self.group) if self.group else None
         return RowResult(
             id=example.id,
@@ -87,8 +88,8 @@ class Metric:
             group=None if group is None else str(group),
             repeat=trial.repeat,
             judgement=judgement,
-            calls=tuple(evaluation.calls),
-            fresh_calls=evaluation.scope.fresh,
+            calls=calls,
+            fresh_calls=evaluation.scope.fresh + sum(not call.is_sent_by_us for call in calls),
             exception=error,
         )
 

@@ -52,7 +52,8 @@ class Judgement:
 class RowResult:
     """One (row, repeat) of one metric: its judgement and the prompt calls behind it.
 
-    ``fresh_calls`` counts the LM calls that nothing in this run had asked for before.
+    ``fresh_calls`` counts the LM calls that nothing in this run had asked for before; those that somebody else's client
+    makes are always among them, for nobody keeps their replies.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The default search: demos first, then instructions on top of the best set of them."""
+"""The default search: demos first, then instructions on top of the best set of them; adopted texts take no demos."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Auto:
     def search(self, task: Task, rng: Random) -> Search:
         """The one after the other."""
         demos, instructions = self._demo_search(self._affordable_sets(task)), self._instruction_search()
+        if not task.takes_demos:
+            return (yield from instructions.search(task, rng))
         rounds = demos.rounds + instructions.rounds(task)
         winner = yield from renumbered(demos.search(task, rng), before=0, rounds=rounds)
         rest = instructions.search(task.starting_from(winner), rng)
@@ -51,6 +53,8 @@ class Auto:
 
     def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
         """The sum of both, and one more run over the train rows, on which the winner of the first is not known."""
+        if not sizes.takes_demos:
+            return self._instruction_search().expected_calls(sizes)
         fewest_demos, most_demos = self._demo_search().expected_calls(sizes)
         _, most_instructions = self._instruction_search().expected_calls(sizes)
         winner = sizes.train_rows * sizes.calls_per_row

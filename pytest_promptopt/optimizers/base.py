@@ -94,10 +94,14 @@ class Complete:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A candidate that cannot be judged, or a proposed text that became none, and why."""
+    """A candidate that cannot be judged, or a proposed text that became none, and why.
+
+    ``has_run`` is false for a candidate that was refused before any row ran.
+    """
 
     subject: Candidate | str
     reason: str
+    has_run: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +123,25 @@ Search: TypeAlias = Generator[Request, "tuple[Outcome, ...] | tuple[str, ...] | 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunablePrompt:
-    """One prompt under search: its signature, its source, and demos made from labelled train rows (may be empty)."""
+    """One prompt under search: its signature, its source, and demos made from labelled train rows (may be empty).
+
+    An adopted text (``signature.template`` is set) takes no demos, and every instruction must keep its placeholders;
+    the driver refuses candidates for which :meth:`find_fault` finds one.
+    """
 
     name: str
     signature: Signature
     source: CompiledPrompt
     labelled: tuple[Demo, ...] = ()
+
+    @property
+    def takes_demos(self) -> bool:
+        """Whether it can show demonstrations."""
+        return self.signature.takes_demos
+
+    def find_fault(self, compiled: CompiledPrompt) -> str:
+        """Why ``compiled`` cannot run as this prompt, in words that follow its name; empty when it can."""
+        return self.signature.find_fault(compiled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +164,16 @@ class Task:
         """The same task, started at ``candidate``."""
         return replace(self, source=candidate)
 
+    @property
+    def takes_demos(self) -> bool:
+        """Whether any of its prompts can show demonstrations."""
+        return any(prompt.takes_demos for prompt in self.prompts)
+
+    def find_fault(self, candidate: Candidate) -> str:
+        """Why ``candidate`` cannot run, with the name of the prompt; empty when it can."""
+        faults = ((prompt.name, prompt.find_fault(candidate[prompt.name])) for prompt in self.prompts)
+        return next((f"{name} {fault}" for name, fault in faults if fault), "")
+
     def mean(self, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> float | None:
         """Σ weight·mean / Σ weight over the metrics of ``rows``; ``None`` when rejected or when no row has a score."""
         if any(outcome.is_rejected for outcome in outcomes):
@@ -166,7 +193,8 @@ class Sizes:
     """What the number of calls of a search hangs on; known before anything is called.
 
     ``labelled_rows`` are the train rows that make demos, ``calls_per_row`` the prompt calls of one program run.
-    ``is_own_teacher``: the model under test bootstraps, so its traces of the source are known from the baseline.
+    ``takes_demos``: one prompt at least can show some, as an adopted text cannot. ``is_own_teacher``: the model under
+    test bootstraps, so its traces of the source are known from the baseline.
     """
 
     train_rows: int
@@ -175,6 +203,7 @@ class Sizes:
     prompts: int = 1
     calls_per_row: int = 1
     is_own_teacher: bool = True
+    takes_demos: bool = True
 
 
 class Optimizer(Protocol):

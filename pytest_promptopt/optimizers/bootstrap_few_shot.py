@@ -41,6 +41,8 @@ class BootstrapFewShot:
 
     def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
         """Traces until enough succeed (none of the first round when they are known), and one run over the val rows."""
+        if not sizes.takes_demos:
+            return 0, 0
         validation = sizes.val_rows * sizes.calls_per_row
         paid_rounds = self.max_rounds - sizes.is_own_teacher if self.max_bootstrapped_demos else 0
         needed = 0 if sizes.is_own_teacher else min(self.max_bootstrapped_demos, sizes.train_rows) * sizes.calls_per_row

@@ -102,6 +102,8 @@ class BootstrapRandomSearch:
 
         The zero-shot set is a source as code has it, whose scores are known.
         """
+        if not sizes.takes_demos:
+            return 0, 0
         validation = sizes.val_rows * sizes.calls_per_row
         training = sizes.train_rows * sizes.calls_per_row
         paid_rounds = self.max_rounds - sizes.is_own_teacher if self.max_bootstrapped_demos else 0

@@ -56,10 +56,11 @@ def trace_successes(
 ) -> Steps[Mapping[Row, DemoSet]]:
     """Demos of the rows that the teacher gets fully right, until ``wanted`` rows are found; all with ``None``.
 
-    The teacher runs the source as it stands. Rounds after the first are fresh draws on the rows that failed.
+    The teacher runs the source as it stands. Rounds after the first are fresh draws on the rows that failed. Where no
+    prompt takes demos nothing is traced.
     """
     found: dict[Row, DemoSet] = {}
-    left = list(rows)
+    left = list(rows) if task.takes_demos else []
     for attempt in range(max_rounds):
         for batch in _batches(left, wanted, found):
             outcomes = yield from trace([(task.source, row) for row in batch], attempt)

@@ -246,6 +246,7 @@ class _Ledger:
         self.rows = frozenset((*task.trainset, *task.valset))
         self.trials: dict[Candidate, Trial] = {}
         self.out: set[Candidate] = set()
+        self.faulty: dict[Candidate, str] = {}
         self.rejected: list[Rejection] = []
         self.start_score = 0.0
 
@@ -277,6 +278,7 @@ class _Ledger:
 
     def evaluate(self, pairs: Sequence[Pair]) -> tuple[Outcome, ...]:
         self.check(pairs)
+        self.refuse_faulty(pairs)
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.outcomes]
         if missing:
             self.refuse_beyond_allowance(missing)
@@ -288,12 +290,14 @@ class _Ledger:
         if attempt == 0 and self.workbench.is_own_teacher:
             return self.evaluate(pairs)
         self.check(pairs)
-        missing = [pair for pair in dict.fromkeys(pairs) if (pair, attempt) not in self.traces]
+        self.refuse_faulty(pairs)
+        known = {pair: self.outcomes[pair] for pair in pairs if pair[0] in self.faulty}
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in known and (pair, attempt) not in self.traces]
         if missing:
             self.refuse_beyond_allowance(missing)
             outcomes = self.workbench.trace(missing, attempt)
             self.traces.update(zip([(pair, attempt) for pair in missing], outcomes, strict=True))
-        return tuple(self.traces[pair, attempt] for pair in pairs)
+        return tuple(known.get(pair) or self.traces[pair, attempt] for pair in pairs)
 
     def complete(self, completions: Sequence[Completion]) -> tuple[str, ...]:
         if not self.allowance.covers(len(completions)):
@@ -322,6 +326,17 @@ class _Ledger:
                 raise ValueError(f"the optimizer asked for {row}, which is neither a train nor a val row of its task")
             if candidate.keys() != self.task.source.keys():
                 raise ValueError(f"the optimizer made a candidate for {[*candidate]}, not for {[*self.task.source]}")
+
+    def refuse_faulty(self, pairs: Sequence[Pair]) -> None:
+        """Know the outcome of candidates that cannot run, such as those without a placeholder, before any row runs."""
+        for candidate in dict.fromkeys(candidate for candidate, _ in pairs):
+            if candidate not in self.faulty and (fault := self.task.find_fault(candidate)):
+                self.faulty[candidate] = fault
+                self.out.add(candidate)
+                self.reject(Rejection(subject=candidate, reason=fault, has_run=False))
+        for pair in pairs:
+            if fault := self.faulty.get(pair[0], ""):
+                self.outcomes[pair] = Outcome(score=None, feedback=fault, is_rejected=True)
 
     def refuse_beyond_allowance(self, pairs: Sequence[Pair]) -> None:
         """Refuse a batch as a whole, so that none of it is paid for and then thrown away."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from pytest_promptopt.lms.base import Message
 from pytest_promptopt.optimizers.base import Outcome, PromptCall, Rejection, TunablePrompt
-from pytest_promptopt.prompts.compiled import Demo, Json
+from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo, Json
 from pytest_promptopt.prompts.rendering import format_rule
+from pytest_promptopt.prompts.template import Language, Template
 
 LONGEST_VALUE = 400
 """Characters of one field that a proposer is shown."""
@@ -107,11 +108,20 @@ def _fitting(items: Iterable[str]) -> list[str]:
 
 
 def _describe_fields(prompt: TunablePrompt) -> str:
+    if prompt.signature.template is not None:
+        return _describe_text(prompt.signature.template)
     inputs = "\n".join(f"- {field.name}: {field.type_words}" for field in prompt.signature.inputs)
     outputs = "\n".join(f"- {field.name}: {field.type_words}" for field in prompt.signature.outputs)
     rule = format_rule(prompt.signature)
     added = f"\nThe program itself adds after the instruction:\n{rule}" if rule else ""
     return f"Inputs:\n{inputs}\nAnswer:\n{outputs}{added}"
+
+
+def _describe_text(template: Template) -> str:
+    """What becomes of an adopted text: nothing is added to it, and what does not stand in it is not sent."""
+    inputs = "\n".join(f"- {name}: text" for name in template.input_names)
+    filled = f"Inputs, which the program fills in where their placeholders stand:\n{inputs}\n" if inputs else ""
+    return f"{filled}Answer:\n- answer: text"
 
 
 def _show_example(demo: Demo) -> str:
@@ -123,9 +133,13 @@ def _show_inputs(inputs: Iterable[tuple[str, Json]]) -> str:
 
 
 def _show_failure(failure: Failure) -> str:
-    answered = _shorten(failure.call.reply if not failure.call.is_parsed else _spell(failure.call.output))
-    feedback = _shorten(" ".join(failure.feedback.split()))
-    return f"{_show_inputs(failure.call.inputs.items())}\n  the model answered: {answered}\n  the test said: {feedback}"
+    call = failure.call
+    lines = [_show_inputs(call.inputs.items())]
+    if call.is_sent_by_us:  # nobody knows what another client was answered; the test's words tell
+        answered = _shorten(_spell(call.output) if call.is_parsed else call.reply)
+        lines.append(f"  the model answered: {answered}")
+    lines.append(f"  the test said: {_shorten(' '.join(failure.feedback.split()))}")
+    return "\n".join(filter(None, lines))
 
 
 def _show_attempts(attempts: Iterable[Attempt]) -> list[str]:
@@ -144,7 +158,13 @@ def _shorten(text: str) -> str:
 
 
 def find_placeholders(prompt: TunablePrompt) -> tuple[str, ...]:
-    """The ``{name}`` and ``{{ name }}`` of the source instruction that stand for inputs, as they are written there."""
+    """What stands for inputs in the source instruction, as it is written there.
+
+    In a docstring those are ``{name}`` and ``{{ name }}``, which somebody else may fill in; in an adopted text, all
+    that its language makes a placeholder or a statement.
+    """
+    if prompt.signature.template is not None:
+        return prompt.signature.template.placeholders
     names = {field.name for field in prompt.signature.inputs}
     found = re.finditer(r"\{\{?\s*(\w+)[^{}]*\}\}?", prompt.source.instruction)
     return tuple(dict.fromkeys(match[0] for match in found if match[1] in names))
@@ -152,9 +172,14 @@ def find_placeholders(prompt: TunablePrompt) -> tuple[str, ...]:
 
 def _require_placeholders(prompt: TunablePrompt) -> str:
     found = find_placeholders(prompt)
-    return (
-        f"Keep these placeholders exactly as they are written, each at least once: {' '.join(found)}" if found else ""
-    )
+    if not found:
+        return ""
+    kept = f"Keep these placeholders exactly as they are written, each at least once: {' '.join(found)}"
+    template = prompt.signature.template
+    if template is None:
+        return kept
+    doubled = " Literal braces are written twice: {{ and }}." if template.language is Language.FORMAT else ""
+    return f"{kept}\nUse no other placeholders, and change neither their spelling nor what is inside them.{doubled}"
 
 
 POLITENESS = re.compile(
@@ -193,12 +218,14 @@ def _unquote(text: str) -> str:
 class Guard:
     """What an instruction must not be: too long, a copy of a training input, or without the source's placeholders.
 
-    ``copied`` maps runs of words in training inputs to the row they came from.
+    ``prompt`` finds faults of its own in what an adopted text would become. ``copied`` maps runs of words in training
+    inputs to the row they came from.
     """
 
     max_words: int
     placeholders: tuple[str, ...]
     copied: dict[tuple[str, ...], str]
+    prompt: TunablePrompt
 
     def find_fault(self, instruction: str) -> str:
         """Why ``instruction`` is no candidate; empty when it is one."""
@@ -206,6 +233,8 @@ class Guard:
             return "empty or broken off"
         if len(instruction.split()) > self.max_words:
             return f"longer than {self.max_words} words"
+        if fault := self.prompt.find_fault(CompiledPrompt(instruction=instruction)):
+            return fault
         if lost := [placeholder for placeholder in self.placeholders if placeholder not in instruction]:
             return f"loses {lost[0]}"
         row = next((self.copied[run] for run in _runs(instruction) if run in self.copied), None)
@@ -224,7 +253,8 @@ def make_guard(prompt: TunablePrompt, train_inputs: Iterable[tuple[str, str]], *
             if run not in own:
                 copied.setdefault(run, row)
     longest = max(max_words, len(prompt.source.instruction.split()))
-    return Guard(max_words=longest, placeholders=find_placeholders(prompt), copied=copied)
+    placeholders = find_placeholders(prompt) if prompt.takes_demos else ()  # an adopted text checks its own
+    return Guard(max_words=longest, placeholders=placeholders, copied=copied, prompt=prompt)
 
 
 def train_inputs_of(prompt: TunablePrompt, rows: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, str]]:

@@ -6,42 +6,26 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from pytest_promptopt.errors import DetachedCallError, FormatError, ModelError, SignatureError
-from pytest_promptopt.lms.base import Reply, Request, Usage
+from pytest_promptopt.errors import FormatError, SignatureError
+from pytest_promptopt.lms.base import Reply, Request
 from pytest_promptopt.lms.client import Scope
-from pytest_promptopt.prompts import registry
-from pytest_promptopt.prompts.active import current_evaluation, is_detached
+from pytest_promptopt.prompts.active import current_evaluation
+from pytest_promptopt.prompts.base import AnyPrompt, Prediction, predicted
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Json
 from pytest_promptopt.prompts.parsing import Parsed, dump_output, parse
 from pytest_promptopt.prompts.rendering import json_inputs, render
-from pytest_promptopt.prompts.runtime import PromptHome, Runtime, Snapshot, check_production, current_runtime
-from pytest_promptopt.prompts.signature import Signature, bind, read_signature
+from pytest_promptopt.prompts.runtime import PromptHome, Runtime, current_runtime
+from pytest_promptopt.prompts.signature import bind, read_signature
 from pytest_promptopt.prompts.trace import PromptCall
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction(Generic[T]):
-    """One answered prompt: the typed value, and what stands behind it. A cost of ``None`` is unknown."""
-
-    value: T
-    reasoning: str | None
-    text: str
-    model: str
-    usage: Usage | None
-    cost_usd: float | None
-    latency_seconds: float
-    is_replayed: bool
-
-
-class Prompt(Generic[P, R]):
+class Prompt(AnyPrompt, Generic[P, R]):
     """A prompt: call it like the function it was; ``predict``, ``messages`` and ``parse`` for those who want the parts.
 
     For an ``async def`` function, calling it and ``predict`` give awaitables. ``R`` is what calling it gives.
@@ -59,16 +43,12 @@ class Prompt(Generic[P, R]):
         optimize: bool = True,
     ) -> None:
         functools.update_wrapper(self, function)
-        self.home = _find_home(function, name)
-        self.name = self.home.name
-        self.model = model
-        self.is_optimized = optimize
-        self.is_async = inspect.iscoroutinefunction(function)
-        self.signature: Signature = read_signature(
-            function, name=self.name, reasoning=reasoning, temperature=temperature, max_tokens=max_tokens
+        home = _find_home(function, name)
+        signature = read_signature(
+            function, name=home.name, reasoning=reasoning, temperature=temperature, max_tokens=max_tokens
         )
-        self.source = CompiledPrompt(instruction=self.signature.instruction)
-        registry.register(self)
+        self.is_async = inspect.iscoroutinefunction(function)
+        super().__init__(home=home, signature=signature, model=model, is_optimized=optimize)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The typed value. Raises ``FormatError`` for a reply that cannot be read, ``LMError`` when there is none."""
@@ -82,45 +62,33 @@ class Prompt(Generic[P, R]):
 
     def messages(self, *args: P.args, **kwargs: P.kwargs) -> list[dict[str, str]]:
         """The chat messages of such a call, with the compiled prompt in force. Calls nothing."""
-        runtime = current_runtime()
-        try:
-            model = runtime.choose_model(self.model)
-        except ModelError:
-            compiled = self.source  # no model, so no snapshot; whoever asks has a client of their own
-        else:
-            compiled = self._compiled(runtime, model)
+        compiled, _ = self._compiled_for_others(current_runtime())
         return [dict(message) for message in render(self.signature, compiled, bind(self.signature, args, kwargs))]
 
     def parse(self, text: str) -> R:
         """The typed value in a reply that you obtained yourself. Raises ``FormatError`` saying what was expected."""
         return parse(self.signature, text).value  # type: ignore[return-value]  # the value was validated against R
 
-    @property
-    def snapshot(self) -> Snapshot:
-        """The compiled prompt in force for the current model, and why. Raises ``ModelError`` without a model."""
-        runtime = current_runtime()
-        return self.find_snapshot(runtime, runtime.choose_model(self.model))
-
-    def find_snapshot(self, runtime: Runtime, model: str) -> Snapshot:
-        """The compiled prompt in force for ``model`` in ``runtime``."""
-        return runtime.shelf.find(self.home, self.signature, self.source, model)
-
     def __get__(self, instance: object, owner: type | None = None) -> Prompt[P, R]:
         return self  # a prompt in a class body is a static one; it takes inputs, never ``self``
 
-    def __repr__(self) -> str:
-        return f"<prompt {self.name}>"
+    @property
+    def _awaitable_words(self) -> str:
+        return f"write it as `async def {self.name.rpartition('.')[2]}` and await it"
 
     def _predict(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prediction[Any]:
-        return _prediction(*self._answer(args, kwargs))
+        request, reply, parsed = self._answer(args, kwargs)
+        return predicted(parsed.value, request, reply, reasoning=parsed.reasoning)
 
     async def _apredict(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prediction[Any]:
-        return _prediction(*await self._aanswer(args, kwargs))
+        request, reply, parsed = await self._aanswer(args, kwargs)
+        return predicted(parsed.value, request, reply, reasoning=parsed.reasoning)
 
     async def _avalue(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         return (await self._aanswer(args, kwargs))[2].value
 
     def _answer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Request, Reply, Parsed]:
+        self._warn_once_of_blocking()
         runtime, inputs, request, compiled, scope = self._prepare(args, kwargs)
         reply = runtime.client.complete(request, scope)
         return request, reply, self._conclude(request, reply, inputs, compiled)
@@ -133,34 +101,14 @@ class Prompt(Generic[P, R]):
     def _prepare(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Runtime, dict[str, object], Request, CompiledPrompt, Scope | None]:
-        if is_detached():
-            raise DetachedCallError(
-                f"{self.name} was called from a thread that the plugin did not start while a candidate is under "
-                "evaluation; hand the thread promptopt.propagate(function), from the fixture promptopt"
-            )
+        self._require_attached()
         runtime = current_runtime()
         evaluation = current_evaluation()
         inputs = bind(self.signature, args, kwargs)
         model = runtime.choose_model(self.model)
         compiled = self._compiled(runtime, model)
-        heat = self.signature.temperature if evaluation is None else evaluation.temperature
-        request = Request(
-            model=model,
-            messages=render(self.signature, compiled, inputs),
-            temperature=self.signature.temperature if heat is None else heat,
-            max_tokens=self.signature.max_tokens,
-        )
+        request = self._request(model, render(self.signature, compiled, inputs), evaluation)
         return runtime, inputs, request, compiled, None if evaluation is None else evaluation.scope
-
-    def _compiled(self, runtime: Runtime, model: str) -> CompiledPrompt:
-        """The candidate under evaluation, else the valid snapshot for ``model``, else the source."""
-        evaluation = current_evaluation()
-        if evaluation is not None and (compiled := evaluation.candidate.get(self.name)) is not None:
-            return compiled
-        snapshot = self.find_snapshot(runtime, model)
-        if runtime.is_production:
-            check_production(snapshot, self.name, is_searched=self.is_optimized)
-        return snapshot.compiled
 
     def _conclude(
         self, request: Request, reply: Reply, inputs: Mapping[str, object], compiled: CompiledPrompt
@@ -186,30 +134,15 @@ class Prompt(Generic[P, R]):
         parsed: Parsed | None,
     ) -> PromptCall:
         output: Json = None if parsed is None else dump_output(self.signature, parsed.value)
-        return PromptCall(
-            prompt=self.name,
-            inputs=json_inputs(inputs),
+        return self._traced(
+            compiled,
+            request.model,
+            json_inputs(inputs),
+            reply=reply.text,
             output=output,
             reasoning=None if parsed is None else parsed.reasoning,
-            reply=reply.text,
             is_parsed=parsed is not None,
-            digest=compiled.digest,
-            model=request.model,
-            file=str(self.home.file),
         )
-
-
-def _prediction(request: Request, reply: Reply, parsed: Parsed) -> Prediction[Any]:
-    return Prediction(
-        value=parsed.value,
-        reasoning=parsed.reasoning,
-        text=reply.text,
-        model=request.model,
-        usage=reply.usage,
-        cost_usd=reply.cost_usd,
-        latency_seconds=reply.latency_seconds,
-        is_replayed=reply.is_replayed,
-    )
 
 
 def _find_home(function: Callable[..., object], name: str | None) -> PromptHome:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
+from shlex import quote
+from typing import Any
+from zipimport import zipimporter
 
 from pytest_promptopt.errors import ModelError, SnapshotError
 from pytest_promptopt.lms.client import Client
+from pytest_promptopt.lms.models import Catalog
 from pytest_promptopt.prompts.active import chosen_model, current_evaluation, provided_runtime
 from pytest_promptopt.prompts.compiled import CompiledPrompt
-from pytest_promptopt.prompts.frozen import FOLDER, FrozenPrompt, is_stale, read_frozen, snapshot_path
+from pytest_promptopt.prompts.frozen import FrozenPrompt, is_stale, read_frozen, snapshot_path
 from pytest_promptopt.prompts.signature import Signature
 from pytest_promptopt.prompts.toml_file import decode
 
@@ -31,7 +36,7 @@ class Standing(StrEnum):
     SOURCE = "source"  # nothing was frozen for this model
     FROZEN = "frozen"
     EDITED = "edited"  # frozen, then changed by hand: used, shown, judged
-    STALE = "stale"  # frozen for another docstring or signature: the source runs
+    STALE = "stale"  # frozen for another source or signature: the source runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +69,30 @@ class PromptHome:
         return snapshot_path(self.file, self.name, model)
 
     def read_snapshot(self, model: str) -> str | None:
-        """The text of that file, also out of a zipped package; ``None`` when there is none."""
-        path = self.snapshot_path(model)
+        """The text of that file; ``None`` when there is none."""
+        return self.read_text(self.snapshot_path(model))
+
+    def read_text(self, path: Path) -> str | None:
+        """The text of a file at or below the prompt's folder, also out of a zipped package; ``None`` without one."""
         package = self.module.rpartition(".")[0]
         try:
-            if package and not path.parent.is_dir():
-                return decode((resources.files(package) / FOLDER / path.name).read_bytes(), path=path)
+            if package and not path.parent.is_dir() and path.is_relative_to(self.file.parent):
+                place = resources.files(package)
+                for part in path.relative_to(self.file.parent).parts:
+                    place = place / part
+                return decode(place.read_bytes(), path=path)
             return decode(path.read_bytes(), path=path)
         except (FileNotFoundError, NotADirectoryError, ModuleNotFoundError):
+            return self._read_archived(path)
+
+    def _read_archived(self, path: Path) -> str | None:
+        """The file out of the archive that the module came from: resources know no package without ``__init__.py``."""
+        loader = getattr(getattr(sys.modules.get(self.module), "__spec__", None), "loader", None)
+        if not isinstance(loader, zipimporter):
+            return None
+        try:
+            return decode(loader.get_data(str(path)), path=path)
+        except OSError:
             return None
 
 
@@ -92,6 +113,10 @@ class Shelf:
                 self._snapshots[key] = snapshot
         return snapshot
 
+    def unlock(self) -> None:
+        """Let go of a lock whose holder a fork left behind; what was read stays."""
+        self._lock = threading.Lock()
+
     def forget(self) -> None:
         """Read every file anew from now on."""
         with self._lock:
@@ -106,8 +131,16 @@ class Shelf:
         frozen = read_frozen(text, path=path, prompt=home.name, model=model)
         if is_stale(frozen, signature_digest=signature.digest, source_digest=signature.source_digest):
             return Snapshot(standing=Standing.STALE, model=model, compiled=source, path=path, frozen=frozen)
+        if fault := signature.find_fault(frozen.compiled):
+            raise _unusable(home, path, fault)
         standing = Standing.EDITED if frozen.is_edited else Standing.FROZEN
         return Snapshot(standing=standing, model=model, compiled=frozen.compiled, path=path, frozen=frozen)
+
+
+def _unusable(home: PromptHome, path: Path, fault: str) -> SnapshotError:
+    renew = f"pytest --optimize-prompts --prompt {quote(home.name)}"
+    mend = f"mend the text, or `git checkout -- {quote(str(path))}`, or delete the file and `{renew}`"
+    return SnapshotError(f"{path}: the frozen text of {home.name} cannot be used, it {fault}\n  {mend}", path=path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,16 +185,21 @@ class _Production:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runtime: Runtime | None = None
-        self._client: Callable[[], Client] | None = None
+        self._client: Client | None = None
+        self._catalog: Catalog | None = None
         self.model: str | None = None
         self.requires_snapshots = False
         self._warned: set[tuple[str, str]] = set()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._unlock)
 
-    def configure(self, model: str | None, requires_snapshots: bool | None) -> None:
+    def configure(self, model: str | None, requires_snapshots: bool | None, catalog: Catalog | None) -> None:
         with self._lock:
             self.model = self.model if model is None else model
             self.requires_snapshots = self.requires_snapshots if requires_snapshots is None else requires_snapshots
             self._runtime = None
+            if catalog is not None:
+                self._catalog, self._client = catalog, None
 
     def is_first_warning(self, name: str, model: str) -> bool:
         """Whether nobody was warned of this prompt on this model before; true once, whatever the number of threads."""
@@ -173,8 +211,9 @@ class _Production:
     def runtime(self) -> Runtime:
         with self._lock:
             if self._runtime is None:
+                self._client = self._client or _production_client(self._catalog)
                 self._runtime = Runtime(
-                    client=_production_client(),
+                    client=self._client,
                     environment_model=os.environ.get("PROMPTOPT_MODEL"),
                     configured_model=self.model,
                     is_production=True,
@@ -182,26 +221,52 @@ class _Production:
                 )
             return self._runtime
 
+    def _unlock(self) -> None:
+        """In a forked child: whoever held a lock exists in the parent only."""
+        self._lock = threading.Lock()
+        if self._runtime is not None:
+            self._runtime.shelf.unlock()
+
 
 _production = _Production()
 
+MOST_CALLS_AT_ONCE = 1_000
+"""In production the application bounds its own concurrency; this keeps a runaway from opening connections for ever."""
 
-def _production_client() -> Client:
+
+def _production_client(catalog: Catalog | None) -> Client:
     from pytest_promptopt.lms.ceiling import Ceiling
     from pytest_promptopt.lms.client import Mode
     from pytest_promptopt.lms.registry import Registry
 
-    return Client(lm_for=Registry().lm_for, store=None, ceiling=Ceiling(), mode=Mode.LIVE)
+    catalog = catalog or Catalog(environ=os.environ)
+    return Client(
+        lm_for=Registry(catalog, environ=os.environ).lm_for,
+        models=catalog,
+        store=None,
+        ceiling=Ceiling(),
+        mode=Mode.LIVE,
+        max_concurrency=MOST_CALLS_AT_ONCE,
+        gives_up=False,
+    )
 
 
-def configure(*, model: str | None = None, require_snapshot: bool | None = None) -> None:
+def configure(
+    *,
+    model: str | None = None,
+    require_snapshot: bool | None = None,
+    models: Mapping[str, Mapping[str, Any] | str] | None = None,
+) -> None:
     """Set what prompts run as outside pytest, and the default model inside it.
 
     ``model`` is weaker than ``PROMPTOPT_MODEL`` and stronger than the ini file. With ``require_snapshot`` a prompt
     whose snapshot is missing or stale raises :class:`~pytest_promptopt.errors.SnapshotError` in production; without it,
-    it warns once and runs the source.
+    it warns once and runs the source. ``models`` names models for production as ``[tool.pytest-promptopt.models]``
+    does for pytest, with the same keys. Raises :class:`~pytest_promptopt.errors.ModelError` for a table that cannot be
+    meant.
     """
-    _production.configure(model, require_snapshot)
+    catalog = None if models is None else Catalog(models, environ=os.environ)
+    _production.configure(model, require_snapshot, catalog)
 
 
 def current_runtime() -> Runtime:
@@ -224,6 +289,20 @@ def check_production(snapshot: Snapshot, name: str, *, is_searched: bool) -> Non
         )
     if _production.is_first_warning(name, snapshot.model):
         warnings.warn(message, PromptOptWarning, stacklevel=_level_of_caller())
+
+
+def is_in_event_loop() -> bool:
+    """Whether an event loop, asyncio's or trio's, runs in this thread; 0.1 µs, for every call asks it."""
+    if asyncio._get_running_loop() is not None:  # get_running_loop raises instead, which costs ten times as much
+        return True
+    trio = sys.modules.get("trio.lowlevel")
+    return trio is not None and bool(trio.in_trio_run())
+
+
+def warn_of_blocking(name: str, way_out: str) -> None:
+    """Say, at the caller's line, that an event loop stands still while ``name`` is answered."""
+    message = f"{name} was called inside a running event loop, which stands still until it is answered: {way_out}"
+    warnings.warn(message, PromptOptWarning, stacklevel=_level_of_caller())
 
 
 def _level_of_caller() -> int:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from pytest_promptopt.errors import SignatureError
-from pytest_promptopt.prompts.compiled import Json, content_digest
+from pytest_promptopt.prompts.compiled import CompiledPrompt, Json, content_digest
 from pytest_promptopt.prompts.shapes import Field, Kind, Shape, UnknownTypeError, field_of, shape_of, type_hints
+from pytest_promptopt.prompts.template import Template, find_fault
 
-__all__ = ["Field", "Kind", "Shape", "Signature", "bind", "read_signature"]
+__all__ = ["Field", "Kind", "Shape", "Signature", "bind", "read_signature", "text_signature"]
 
 _JSON_KINDS = frozenset({Kind.LIST, Kind.MAP, Kind.RECORD, Kind.ANYTHING})
 
@@ -25,6 +26,8 @@ class Signature:
 
     ``digest`` changes with anything a model or a caller would notice except the instruction, ``source_digest`` with
     the instruction's words. ``answers_in_json`` tells whether a reply is a JSON object or the bare value.
+    An adopted text has a ``template``, whose placeholders every instruction must keep, and ``fixed`` is what of its
+    chat messages no search may change.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Signature:
     max_tokens: int | None
     return_type: object
     parameters: inspect.Signature | None = None
+    template: Template | None = None
+    fixed: Json = None
     input_names: tuple[str, ...] = field(init=False)
     answers_in_json: bool = field(init=False)
     digest: str = field(init=False)
@@ -51,6 +56,19 @@ class Signature:
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def takes_demos(self) -> bool:
+        """Whether demonstrations can be shown; an adopted text is sent as it is, so it has no place for them."""
+        return self.template is None
+
+    def find_fault(self, compiled: CompiledPrompt) -> str:
+        """Why ``compiled`` cannot run as this prompt, in words that follow "it"; empty when it can."""
+        if self.template is None:
+            return ""
+        if compiled.demos:
+            return "has demos, for which an adopted text has no place"
+        return find_fault(self.template, compiled.instruction)
 
 
 def read_signature(
@@ -85,6 +103,25 @@ def read_signature(
         max_tokens=max_tokens,
         return_type=return_type,
         parameters=parameters,
+    )
+
+
+def text_signature(
+    *, name: str, template: Template, fixed: Json = None, temperature: float = 0.0, max_tokens: int | None = None
+) -> Signature:
+    """The prompt that an adopted text is: whatever fills its placeholders goes in, text comes out."""
+    return Signature(
+        name=name,
+        inputs=(),
+        outputs=(field_of("answer", shape_of(str)),),
+        is_record=False,
+        has_reasoning=False,
+        instruction=template.text,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        return_type=str,
+        template=template,
+        fixed=fixed,
     )
 
 
@@ -197,8 +234,12 @@ def _check_reasoning(outputs: Iterable[Field], name: str, *, reasoning: bool) ->
 def _digest(signature: Signature) -> str:
     inputs: list[Json] = [[each.name, each.type_words, each.description] for each in signature.inputs]
     outputs: list[Json] = [[each.name, each.type_words, each.description] for each in signature.outputs]
+    adopted: dict[str, Json] = {}
+    if signature.template is not None:
+        adopted = {"template": str(signature.template.language), "fixed": signature.fixed}
     return content_digest(
         {
+            **adopted,
             "inputs": inputs,
             "outputs": outputs,
             "is_record": signature.is_record,

@@ -13,7 +13,9 @@ class PromptCall:
     """What went into a prompt and what came out, as JSON values.
 
     ``output`` is ``None`` with ``is_parsed`` false when the reply could not be read as the prompt's output. ``digest``
-    is the content digest of the compiled prompt that ran, ``file`` where the prompt is defined.
+    is the content digest of the compiled prompt that ran, ``file`` where the prompt is defined. ``is_sent_by_us`` is
+    false where somebody read an adopted text and sends it through a client of their own: there is no ``reply`` then,
+    and no ``model`` where none is named.
     """
 
     prompt: str
@@ -25,3 +27,4 @@ class PromptCall:
     digest: str = ""
     model: str = ""
     file: str = ""
+    is_sent_by_us: bool = True

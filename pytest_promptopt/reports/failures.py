@@ -147,9 +147,10 @@ def _changed_lines(prompt: PromptState, *, most: int | None) -> list[str]:
 
 def stale_part(prompt: PromptState) -> str:
     """What changed in the code since a prompt was frozen, as far as known."""
+    source, rest = ("text", "settings or fixed messages") if prompt.is_text else ("docstring", "signature")
     if prompt.before is None or prompt.after is None:
-        return "docstring or signature"
-    return "signature" if prompt.before.split() == prompt.after.split() else "docstring"
+        return f"{source} or {rest}"
+    return rest if prompt.before.split() == prompt.after.split() else source
 
 
 def _row_count_words(report: MetricReport) -> list[str]:

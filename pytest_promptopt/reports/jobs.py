@@ -64,12 +64,11 @@ def round_line(event: RoundEnded) -> str:
 
 
 def rejected_line(rejection: Rejection) -> str:
-    """A candidate under which the metric raised; empty for a proposal, which its round's line counts."""
+    """A candidate that cannot run, or under which the metric raised; empty for a proposal, which its round counts."""
     if isinstance(rejection.subject, str):
         return ""
-    return labelled(
-        "rejected", f"{rejection.subject.short_name}: the metric raised {cut(rejection.reason, LINE_WIDTH)}"
-    )
+    what = "the metric raised " if rejection.has_run else ""
+    return labelled("rejected", f"{rejection.subject.short_name}: {what}{cut(rejection.reason, LINE_WIDTH)}")
 
 
 def confirm_line(job: JobReport) -> str:

@@ -34,6 +34,7 @@ class PromptState:
 
     ``before`` and ``after`` are its instructions around a change, as far as known. ``has_moved`` says of a source that
     the baseline was taken with something else: a snapshot that is gone (``before`` is its instruction) or another text.
+    ``is_text``: it is an adopted text, so what stands in the code is its text and not a docstring.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PromptState:
     before: str | None = None
     after: str | None = None
     has_moved: bool = False
+    is_text: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,8 +13,8 @@ from pytest_promptopt.evaluation.metric import Trial
 from pytest_promptopt.evaluation.outcome import Status, by_row
 from pytest_promptopt.evaluation.split import Split
 from pytest_promptopt.prompts.active import candidates_in_flight
+from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.candidate import Candidate
-from pytest_promptopt.prompts.prompt import Prompt
 from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.reports.records import JobReport
 from pytest_promptopt.session.metric_item import MetricItem
@@ -31,8 +31,6 @@ from pytest_promptopt.session.workbench import (
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
-
-AnyPrompt = Prompt[..., Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +232,15 @@ def varies(group: Group) -> bool:
     return any(prompt.signature.temperature > 0 for prompt in prompts) or any(
         one.metric.options.repeats > 1 for one in group.evidence
     )
+
+
+def own_client_prompts(group: Group) -> list[str]:
+    """The adopted texts of ``group`` that somebody else's client sends, as the source's rows have shown."""
+    calls = (
+        call for one in group.evidence for repeats in one.results.values() for row in repeats for call in row.calls
+    )
+    names = {call.prompt for call in calls if not call.is_sent_by_us}
+    return [prompt.name for prompt in group.prompts if prompt.name in names]
 
 
 def models_of(group: Group, default: str) -> Mapping[str, str]:

@@ -13,10 +13,10 @@ from pytest_promptopt.evaluation.split import SMALLEST_TESTSET
 from pytest_promptopt.gate import Outcome, ScoredRow, judge
 from pytest_promptopt.optimizers.base import Optimizer
 from pytest_promptopt.optimizers.driver import Found
+from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import Json, content_digest
 from pytest_promptopt.prompts.frozen import FrozenPrompt
-from pytest_promptopt.prompts.prompt import Prompt
 from pytest_promptopt.session.workbench import Bench, Evidence, JobError, outcome_of, run_arm
 from pytest_promptopt.snapshots.baseline import Baseline, BaselineRow, dump_baseline
 from pytest_promptopt.snapshots.change import Change, compare
@@ -253,7 +253,7 @@ def new_baseline(evidence: Evidence, arm: Arm, tried: Sequence[Candidate], setti
 
 
 def snapshot_changes(
-    prompts: Sequence[Prompt[..., object]],
+    prompts: Sequence[AnyPrompt],
     models: Mapping[str, str],
     winner: Candidate,
     provenance: Mapping[str, Mapping[str, Json]],

@@ -10,12 +10,13 @@ import pytest
 
 from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.optimizers.registry import make_optimizer
+from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.registry import prompts_by_name, registered_prompts
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.progress import LiveLine
 from pytest_promptopt.reports.records import JobReport, to_json
 from pytest_promptopt.session.blessing import matches
-from pytest_promptopt.session.campaign import AnyPrompt, Campaign, Group
+from pytest_promptopt.session.campaign import Campaign, Group
 from pytest_promptopt.session.misuse import usage_errors
 from pytest_promptopt.session.search import Search
 from pytest_promptopt.session.settings import Settings
@@ -138,7 +139,7 @@ class OptimizeHooks:
                 path = prompt.home.file
                 if path not in files:
                     files[path] = PromptFile.from_parent(session, path=path)
-                name = prompt.name.rpartition(".")[2] if prompt.name.startswith(path.stem) else prompt.name
+                name = _job_name(prompt)
                 name = name if len(models) == 1 else f"{name}[{model}]"
                 jobs.append(
                     PromptJob.from_parent(files[path], name=name, prompt=prompt, campaign=campaign, model=model)
@@ -158,7 +159,7 @@ class OptimizeHooks:
             raise pytest.UsageError(
                 f"{foreign[0].name} ({foreign[0].home.file}) is outside {settings.rootdir}, where nothing is written"
             )
-        return [prompt for prompt in named if prompt not in foreign]
+        return [prompt for prompt in named if prompt.home.file.is_relative_to(settings.rootdir)]
 
 
 def _known_prompts(settings: Settings) -> dict[str, AnyPrompt]:
@@ -231,7 +232,7 @@ def _run_job(run: Run, job: PromptJob, nextitem: pytest.Item | None) -> pytest.T
 def _search(run: Run, job: PromptJob) -> list[JobReport]:
     """The reports of the job's group: made by the first job of the group, looked up by the others."""
     groups = job.campaign.gather()
-    group = next(group for group in groups if job.prompt in group.prompts)
+    group = next(group for group in groups if any(prompt is job.prompt for prompt in group.prompts))
     if not group.evidence or not any(job.prompt.name in one.prompts for one in group.evidence):
         return []
     leader = group.prompts[0].name
@@ -285,9 +286,14 @@ def _lead(run: Run, job: PromptJob, group: Group) -> list[JobReport]:
 def _nodeids(run: Run, group: Group) -> str:
     """The group's prompts as node ids, as the jobs are called."""
     return ", ".join(
-        f"{prompt.home.file.relative_to(run.settings.rootdir).as_posix()}::{prompt.name.rpartition('.')[2]}"
+        f"{prompt.home.file.relative_to(run.settings.rootdir).as_posix()}::{_job_name(prompt)}"
         for prompt in group.prompts
     )
+
+
+def _job_name(prompt: AnyPrompt) -> str:
+    """The name of a job within its file, which need not be told twice."""
+    return prompt.name.removeprefix(f"{prompt.home.file.stem}.")
 
 
 class _Lines:

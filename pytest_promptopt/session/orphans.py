@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_promptopt.prompts.frozen import FOLDER
+from pytest_promptopt.prompts.frozen import FOLDER, named_owner
 from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.snapshots.change import find_orphans
@@ -41,10 +41,13 @@ def find(metrics: Iterable[MetricItem], rootdir: Path) -> list[str]:
         path.relative_to(rootdir).as_posix()
         for folder, names in owners.items()
         for path in find_orphans(folder / FOLDER, names)
-        if not _may_have_owner(folder, path.name, imported)
+        if not _may_have_owner(folder, path, imported)
     )
 
 
-def _may_have_owner(folder: Path, name: str, imported: set[Path]) -> bool:
-    module = folder / f"{name.partition('.')[0]}.py"
-    return module.is_file() and module not in imported
+def _may_have_owner(folder: Path, path: Path, imported: set[Path]) -> bool:
+    """Whether a module that was not imported may own ``path``: by its own name, or as an adopted text that it names."""
+    owner = named_owner(path.read_text(encoding="utf-8", errors="replace")) or path.name.partition("@")[0]
+    module = folder / f"{path.name.partition('.')[0]}.py"
+    modules = {each for each in folder.glob("*.py") if each not in imported}
+    return module in modules or any(owner in each.read_text(encoding="utf-8", errors="replace") for each in modules)

@@ -156,7 +156,7 @@ class Run:
         for prompt in registered_prompts():
             own = prompt.model or model
             try:
-                digest = prompt.find_snapshot(self.runtime, own).compiled.digest if own else ""
+                digest = (prompt.find_snapshot(self.runtime, own).compiled if own else prompt.source).digest
             except PromptOptError:
                 digest = ""
             digests[prompt.name] = "" if prompt.name in digests else digest  # of two by one name, nobody knows which

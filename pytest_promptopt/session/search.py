@@ -13,12 +13,13 @@ from pytest_promptopt.evaluation.labels import labelled_demos
 from pytest_promptopt.evaluation.statistics import Interval, provable_drop
 from pytest_promptopt.optimizers.base import Optimizer, Outcome, Pair, Row, Task, TunablePrompt
 from pytest_promptopt.optimizers.driver import Allowance, Event, Found, RoundEnded, TrialScored, drive
+from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
 from pytest_promptopt.prompts.runtime import Snapshot
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.records import JobReport, Spending
-from pytest_promptopt.session.campaign import AnyPrompt, Campaign, Group, models_of, varies
+from pytest_promptopt.session.campaign import Campaign, Group, models_of, own_client_prompts, varies
 from pytest_promptopt.session.confirming import (
     Arm,
     Decision,
@@ -117,6 +118,8 @@ class Search:
         task, refusals = make_task(self.group, allowance.max_calls)
         for refusal in refusals:
             self.say(f"  note      {refusal}")
+        for name in own_client_prompts(self.group):
+            self.say(f"  note      replies to {name} come through your own client: not recorded, not counted in money")
         evidence = {one.metric.nodeid: one for one in self.group.evidence}
         source_cost = self.run.client.counters
         known = known_outcomes(self.group.evidence, task.source)
@@ -377,6 +380,8 @@ def _rows(evidence: Sequence[Evidence], side: str) -> tuple[Row, ...]:
 
 def _labelled(prompt: AnyPrompt, evidence: Sequence[Evidence]) -> tuple[tuple[Demo, ...], str | None]:
     """Demos of every metric that calls the prompt, each row once; a refusal only when no metric gave any."""
+    if not prompt.signature.takes_demos:
+        return (), None
     demos: dict[str, Demo] = {}
     refusals = []
     for one in evidence:

@@ -12,15 +12,15 @@ from pytest_promptopt.evaluation.dataset import Example
 from pytest_promptopt.evaluation.metric import Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status, by_row
 from pytest_promptopt.gate import Outcome, ScoredRow, Verdict, judge
+from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.frozen import read_frozen
-from pytest_promptopt.prompts.prompt import Prompt
 from pytest_promptopt.prompts.registry import prompts_named
 from pytest_promptopt.prompts.runtime import Snapshot, Standing
 from pytest_promptopt.prompts.trace import PromptCall
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.records import MetricReport, PromptState, RowReport
 from pytest_promptopt.session.git import committed_text
-from pytest_promptopt.session.metric_item import MetricItem, ReadRows, scored_rows
+from pytest_promptopt.session.metric_item import NO_MODEL_NAME, MetricItem, ReadRows, scored_rows
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
@@ -163,13 +163,14 @@ def _prompt_states(run: Run, item: MetricItem, calls: Sequence[PromptCall]) -> t
     return tuple(_prompt_state(run, item, prompt, call) for prompt, call in called if prompt is not None)
 
 
-def _who_called(call: PromptCall) -> Prompt[..., object] | None:
+def _who_called(call: PromptCall) -> AnyPrompt | None:
     """The prompt behind ``call``: modules of different folders may share their prompts' names."""
     return next((one for one in prompts_named(call.prompt) if str(one.home.file) == call.file), None)
 
 
-def _prompt_state(run: Run, item: MetricItem, prompt: Prompt[..., object], call: PromptCall) -> PromptState:
-    snapshot = prompt.find_snapshot(run.runtime, call.model)
+def _prompt_state(run: Run, item: MetricItem, prompt: AnyPrompt, call: PromptCall) -> PromptState:
+    model = call.model or NO_MODEL_NAME
+    snapshot = prompt.find_snapshot(run.runtime, model)
     baseline = item.baseline
     taken_with = call.digest if baseline is None else baseline.prompts.get(prompt.name, call.digest)
     has_moved = snapshot.standing is Standing.SOURCE and taken_with != call.digest
@@ -178,17 +179,18 @@ def _prompt_state(run: Run, item: MetricItem, prompt: Prompt[..., object], call:
         name=prompt.name,
         standing=str(snapshot.standing),
         digest=call.digest,
-        model=call.model,
+        model=model,
         source_place=f"{_relative(prompt.home.file, run)}:{prompt.home.line}",
         snapshot_place=_relative(snapshot.path, run),
         frozen_demos=len(snapshot.frozen.compiled.demos) if snapshot.frozen else 0,
         before=before,
         after=after,
         has_moved=has_moved,
+        is_text=prompt.signature.template is not None,
     )
 
 
-def _instructions(prompt: Prompt[..., object], snapshot: Snapshot, *, has_moved: bool) -> tuple[str | None, str | None]:
+def _instructions(prompt: AnyPrompt, snapshot: Snapshot, *, has_moved: bool) -> tuple[str | None, str | None]:
     """The instruction before and after a change by hand; ``None`` where nothing changed or nobody knows."""
     if snapshot.standing is Standing.STALE and snapshot.frozen is not None:
         return snapshot.frozen.compiled.instruction, prompt.source.instruction

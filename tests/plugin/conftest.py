@@ -9,7 +9,9 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-import pydantic
+import pydantic.dataclasses
+import pydantic.fields
+import pydantic.types
 import pytest
 
 import pytest_promptopt

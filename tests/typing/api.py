@@ -6,7 +6,18 @@ import dataclasses
 from collections.abc import Coroutine
 from typing import Any, Literal, assert_type
 
-from pytest_promptopt import Example, Prediction, Prompt, Score, configure, load_dataset, prompt, using_model
+from pytest_promptopt import (
+    Example,
+    Prediction,
+    Prompt,
+    Score,
+    TextPrompt,
+    configure,
+    load_dataset,
+    prompt,
+    text_prompt,
+    using_model,
+)
 from pytest_promptopt.testing import ScriptedLM
 
 
@@ -32,6 +43,25 @@ def read(ticket: str, *, language: str = "en") -> Ticket:
 async def reply(ticket: str) -> str:
     """Answer politely."""
     raise NotImplementedError
+
+
+THANKS = text_prompt("support.thanks", "Thank {name}.")
+FROM_FILE = text_prompt("support.file", file="reply.j2", template="jinja2", temperature=0.5, optimize=False)
+CHAT = text_prompt("support.chat", [{"role": "system", "content": "Be kind to {name}."}])
+text_prompt("support.both", "a", file="b")  # type: ignore[call-overload]  # the one or the other
+text_prompt("support.language", "a", template="mustache")  # type: ignore[call-overload]  # one that is known
+
+
+async def use_texts() -> None:
+    adopted: TextPrompt[str] = FROM_FILE
+    assert_type(THANKS.format(name="Ann"), str)
+    assert_type(adopted.render(name="Ann"), str)
+    assert_type(CHAT.format(name="Ann"), list[dict[str, Any]])
+    assert_type(THANKS + "!", str)
+    assert_type(THANKS(name="Ann"), str)
+    assert_type(await CHAT.acall(name="Ann"), str)
+    assert_type(await CHAT.apredict(name="Ann"), Prediction[str])
+    assert_type(THANKS.messages(name="Ann"), list[dict[str, Any]])
 
 
 async def use() -> None:

@@ -20,6 +20,7 @@ ANNOUNCED = re.compile(r"(?:instruction|prompt)s?\b[^\n:]{0,40}:\s*\n?(.+?)(?:\n
 ATTEMPT = re.compile(
     r"^[^\w\n]*(?:score\W{0,3}(?=\d)|(?=[01]?\.\d|\d+(?:\.\d+)? ?%))(\d*\.?\d+) ?%?[^\w\n]+(\w.*)$", re.M | re.I
 )
+PLACEHOLDERS = re.compile(r"\bplaceholders exactly as they are written\b[^:\n]*: (.+)$", re.M)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 COMPLAINT = re.compile(r"not one of|could not parse|unparsable|not a valid|extra text|expected exactly one", re.I)
 NAME = re.compile(r"(?<=\w )[A-Z]\w+|\d+")
@@ -77,7 +78,12 @@ def without_instructions(request: str) -> str:
 
 
 def propose(draft: Draft) -> str:
-    """The instruction alone."""
+    """The instruction alone, above the placeholders that it was told to keep, in a paragraph of their own."""
+    kept = PLACEHOLDERS.search(draft.request)
+    return "\n\n".join([_write(draft), *([kept[1]] if kept else [])])
+
+
+def _write(draft: Draft) -> str:
     dice, temper = draft.dice, draft.temper
     style = dice.pick(RULES)
     kept = [sentence for sentence in SENTENCE_END.split(_base(draft)) if sentence.strip()]

@@ -1,0 +1,159 @@
+"""What every prompt has, a typed function or an adopted text: a home, a source, snapshots, and a trace of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pytest_promptopt.errors import DetachedCallError, ModelError
+from pytest_promptopt.lms.base import Message, Reply, Request, Usage
+from pytest_promptopt.prompts import registry
+from pytest_promptopt.prompts.active import Evaluation, current_evaluation, is_detached
+from pytest_promptopt.prompts.compiled import CompiledPrompt, Json
+from pytest_promptopt.prompts.runtime import (
+    PromptHome,
+    Runtime,
+    Snapshot,
+    check_production,
+    current_runtime,
+    is_in_event_loop,
+    warn_of_blocking,
+)
+from pytest_promptopt.prompts.signature import Signature
+from pytest_promptopt.prompts.trace import PromptCall
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction(Generic[T]):
+    """One answered prompt: the typed value, and what stands behind it. A cost of ``None`` is unknown."""
+
+    value: T
+    reasoning: str | None
+    text: str
+    model: str
+    usage: Usage | None
+    cost_usd: float | None
+    latency_seconds: float
+    is_replayed: bool
+
+
+def predicted(value: T, request: Request, reply: Reply, *, reasoning: str | None = None) -> Prediction[T]:
+    """The prediction of ``value``, which was read from ``reply``."""
+    return Prediction(
+        value=value,
+        reasoning=reasoning,
+        text=reply.text,
+        model=request.model,
+        usage=reply.usage,
+        cost_usd=reply.cost_usd,
+        latency_seconds=reply.latency_seconds,
+        is_replayed=reply.is_replayed,
+    )
+
+
+class AnyPrompt:
+    """What runs, snapshots and traces know of a prompt; how it is called is its own."""
+
+    def __init__(self, *, home: PromptHome, signature: Signature, model: str | None, is_optimized: bool) -> None:
+        self.home = home
+        self.name = home.name
+        self.model = model
+        self.is_optimized = is_optimized
+        self.signature = signature
+        self.source = CompiledPrompt(instruction=signature.instruction)
+        self._has_warned_of_blocking = False
+        registry.register(self)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The compiled prompt in force for the current model, and why. Raises ``ModelError`` without a model."""
+        runtime = current_runtime()
+        return self.find_snapshot(runtime, runtime.choose_model(self.model))
+
+    def find_snapshot(self, runtime: Runtime, model: str) -> Snapshot:
+        """The compiled prompt in force for ``model`` in ``runtime``."""
+        return runtime.shelf.find(self.home, self.signature, self.source, model)
+
+    def __repr__(self) -> str:
+        return f"<prompt {self.name}>"
+
+    def _require_attached(self) -> None:
+        """Raise ``DetachedCallError`` in a thread that ought to carry a candidate and does not."""
+        if is_detached():
+            raise DetachedCallError(
+                f"{self.name} was called from a thread that the plugin did not start while a candidate is under "
+                "evaluation; hand the thread promptopt.propagate(function), from the fixture promptopt"
+            )
+
+    def _compiled(self, runtime: Runtime, model: str) -> CompiledPrompt:
+        """The candidate under evaluation, else the valid snapshot for ``model``, else the source."""
+        evaluation = current_evaluation()
+        if evaluation is not None and (compiled := evaluation.candidate.get(self.name)) is not None:
+            return compiled
+        snapshot = self.find_snapshot(runtime, model)
+        if runtime.is_production:
+            check_production(snapshot, self.name, is_searched=self.is_optimized)
+        return snapshot.compiled
+
+    def _compiled_for_others(self, runtime: Runtime) -> tuple[CompiledPrompt, str]:
+        """The compiled prompt in force for whoever has a client of their own, and its model.
+
+        Nobody has to name a model then: without one (an empty string) the source is in force, as it has no snapshot.
+        """
+        try:
+            model = runtime.choose_model(self.model)
+        except ModelError:
+            if runtime.requires_snapshots:
+                raise
+            evaluation = current_evaluation()
+            candidate = None if evaluation is None else evaluation.candidate.get(self.name)
+            return self.source if candidate is None else candidate, ""
+        return self._compiled(runtime, model), model
+
+    def _request(self, model: str, messages: tuple[Message, ...], evaluation: Evaluation | None) -> Request:
+        heat = None if evaluation is None else evaluation.temperature
+        return Request(
+            model=model,
+            messages=messages,
+            temperature=self.signature.temperature if heat is None else heat,
+            max_tokens=self.signature.max_tokens,
+        )
+
+    def _warn_once_of_blocking(self) -> None:
+        """Mention that an answer is waited for inside an event loop, which stands still meanwhile."""
+        if not self._has_warned_of_blocking and is_in_event_loop():
+            self._has_warned_of_blocking = True
+            warn_of_blocking(self.name, self._awaitable_words)
+
+    @property
+    def _awaitable_words(self) -> str:
+        """How to call it so that an event loop goes on."""
+        raise NotImplementedError
+
+    def _traced(
+        self,
+        compiled: CompiledPrompt,
+        model: str,
+        inputs: Mapping[str, Json],
+        *,
+        reply: str = "",
+        output: Json = None,
+        reasoning: str | None = None,
+        is_parsed: bool = False,
+        is_sent_by_us: bool = True,
+    ) -> PromptCall:
+        return PromptCall(
+            prompt=self.name,
+            inputs=inputs,
+            output=output,
+            reasoning=reasoning,
+            reply=reply,
+            is_parsed=is_parsed,
+            digest=compiled.digest,
+            model=model,
+            file=str(self.home.file),
+            is_sent_by_us=is_sent_by_us,
+        )
