@@ -114,11 +114,11 @@ class Attempts:
     def _pause_after(self, error: LMError, lane: Lane, first: Turn, patience: Patience) -> Pause:
         """How long to wait before the next attempt. Where there is none, raises what there is to say.
 
-        A model that answered nobody while a call used up all its attempts is down, and not asked again.
+        A model that answered nobody while two calls used up all their attempts is down, and not asked again.
         """
         pause = patience.pause_after(error)
         if pause is None:
-            is_down = error.kind in TRANSIENT and lane.successes == first.successes
+            is_down = error.kind in TRANSIENT and lane.is_down_after(first)
             final = last_words(error)
             if self._gives_up and (error.is_lasting or is_down):
                 lane.give_up(final)

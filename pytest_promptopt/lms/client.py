@@ -16,12 +16,12 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from itertools import count
-from json import JSONEncoder, loads
+from json import JSONEncoder
 from json.encoder import encode_basestring
 from random import Random
 from threading import Lock
 from time import monotonic
-from typing import Any, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 from pytest_promptopt.errors import LMError, UnrecordedError
 from pytest_promptopt.lms.attempts import Attempts, cost_of_failure
@@ -30,8 +30,10 @@ from pytest_promptopt.lms.base import LM, AsyncLM, Message, Messages, Reply, Req
 from pytest_promptopt.lms.bounds import Bounds, MostOutputTokensOf, PriceOf
 from pytest_promptopt.lms.ceiling import Ceiling, Hold
 from pytest_promptopt.lms.models import Catalog, ModelSettings
-from pytest_promptopt.lms.store import Store
 from pytest_promptopt.lms.traffic import Traffic
+
+if TYPE_CHECKING:
+    from pytest_promptopt.lms.store import Store  # simulators and production need no database
 
 
 class Mode(StrEnum):
@@ -90,23 +92,29 @@ class Scope:
 class Counters:
     """What went through a client: ``calls`` were asked for, ``replayed`` of them cost nothing, ``attempts`` went out.
 
-    Tokens and costs are those of attempts, never of replayed replies; unknown costs are left out and flagged.
+    Tokens and costs are those of attempts, never of replayed replies; ``unknown_costs`` counts the attempts that
+    ``cost_usd`` leaves out, because nobody knows what they cost.
     """
 
     calls: int = 0
     attempts: int = 0
     replayed: int = 0
     cost_usd: float = 0.0
-    has_unknown_cost: bool = False
+    unknown_costs: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    @property
+    def has_unknown_cost(self) -> bool:
+        """Whether ``cost_usd`` is too low."""
+        return self.unknown_costs > 0
 
 
 def request_digest(request: Request) -> str:
     """SHA-256 over what decides a reply, as canonical JSON: the same on every machine and in every version.
 
     That is ``model``, ``messages``, ``parameters`` (``temperature``, and ``max_tokens`` when given), and ``endpoint``
-    and ``schema`` when given. Neither ``repeat`` nor ``ordinal``: they tell equal requests apart.
+    and ``schema`` (its text, unsorted) when given. Neither ``repeat`` nor ``ordinal``: they tell equal requests apart.
     """
     tail = _tail(request.model, request.temperature, request.max_tokens, request.schema)
     if type(request.messages) is Messages:
@@ -129,7 +137,7 @@ def _head(endpoint: str | None) -> str:
 def _tail(model: str, temperature: float, max_tokens: int | None, schema: str | None) -> str:
     """The end of the canonical JSON, which all rows of a prompt share."""
     parameters = _canonical(_parameters(temperature, max_tokens))
-    last = "" if schema is None else f',"schema":{_canonical(loads(schema))}'
+    last = "" if schema is None else f',"schema":{schema}'  # as it is: a model writes properties in their order
     return f'],"model":{_canonical(model)},"parameters":{parameters}{last}}}'
 
 
@@ -290,6 +298,8 @@ class Client:
 
     def _identify(self, request: Request, settings: ModelSettings, scope: Scope | None) -> tuple[Request, str]:
         """The request as its model sees it, alias resolved, repeat and ordinal filled in, and the key of its reply."""
+        if self._pid != os.getpid():
+            self._forget_parent()  # before any lock is asked for
         if settings.model != request.model or (settings.base_url is not None and request.endpoint is None):
             request = replace(request, model=settings.model, endpoint=request.endpoint or settings.base_url)
         if scope is None:
@@ -317,8 +327,6 @@ class Client:
 
     def _board(self, key: str) -> tuple[_Flight, Future[_Outcome] | None]:
         """The flight for ``key``, and where to wait for it; ``None`` when it is the caller who leads it."""
-        if self._pid != os.getpid():
-            self._forget_parent()
         with self._lock:
             flight = self._flights.get(key)
             if flight is None:
@@ -425,12 +433,12 @@ class Client:
 class _Tally:
     """The client's counters while they grow."""
 
-    __slots__ = ("attempts", "calls", "completion_tokens", "cost_usd", "has_unknown_cost", "prompt_tokens", "replayed")
+    __slots__ = ("attempts", "calls", "completion_tokens", "cost_usd", "prompt_tokens", "replayed", "unknown_costs")
 
     def __init__(self) -> None:
-        self.calls = self.attempts = self.replayed = self.prompt_tokens = self.completion_tokens = 0
+        self.calls = self.attempts = self.replayed = self.unknown_costs = self.prompt_tokens = 0
+        self.completion_tokens = 0
         self.cost_usd = 0.0
-        self.has_unknown_cost = False
 
     def add_call(self, lock: Lock) -> None:
         with lock:
@@ -444,7 +452,7 @@ class _Tally:
         with lock:
             self.attempts += 1
             if cost_usd is None:
-                self.has_unknown_cost = True
+                self.unknown_costs += 1
             else:
                 self.cost_usd += cost_usd
             if usage is not None:
@@ -470,7 +478,7 @@ def _noted(reply: Reply, scope: Scope | None) -> Reply:
 
 
 def _unrecorded(request: Request, model: str) -> UnrecordedError:
-    asked = " ".join(request.messages[-1]["content"].split())[:80] if request.messages else ""
+    asked = " ".join(str(request.messages[-1]["content"]).split())[:80] if request.messages else ""
     return UnrecordedError(
         f"No reply of {model} is recorded for the request that ends {asked!r}, and this run makes no calls. "
         "To call the model and record what it answers: pytest --prompt-lm record"

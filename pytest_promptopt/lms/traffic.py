@@ -14,6 +14,9 @@ T = TypeVar("T")
 
 WINDOW_SECONDS = 60.0
 
+EXHAUSTED_CALLS = 2
+"""So many calls in a row, all attempts of them in vain, and a model is down."""
+
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -89,7 +92,6 @@ class Lane:
 
     def __init__(
         self,
-        name: str,
         *,
         max_concurrency: int,
         slots: asyncio.Semaphore,
@@ -98,8 +100,8 @@ class Lane:
         clock: Clock,
         sleep: Sleep,
     ) -> None:
-        self.name = name
         self.successes = 0
+        self._exhausted = 0
         self.counts_tokens = tokens_per_minute is not None
         self._max_concurrency = self._limit = float(max_concurrency)
         self._slots = slots
@@ -151,6 +153,7 @@ class Lane:
     def succeed(self, turn: Turn, tokens: int | None) -> None:
         """The model has answered, and taken so many tokens (``None``: nobody knows)."""
         self.successes += 1
+        self._exhausted = 0
         self._limit = min(self._max_concurrency, self._limit + 1.0 / self._limit)
         if self._tokens is not None and turn.tokens is not None and tokens is not None:
             self._tokens.correct(turn.tokens, tokens)
@@ -179,15 +182,20 @@ class Lane:
             self._end.set_result(None)
             self._tell()
 
+    def is_down_after(self, first: Turn) -> bool:
+        """Whether the model is down, once a call that ``first`` began has used up all its attempts in vain.
+
+        It is when nobody was answered meanwhile, and neither was the call before: one request may be at fault itself.
+        """
+        if self.successes == first.successes:
+            self._exhausted += 1
+        return self._exhausted >= EXHAUSTED_CALLS
+
     def check(self) -> None:
-        """Raise ``LMError`` if the model is given up."""
+        """Raise ``LMError``, in the words of the cause, if the model is given up."""
         if self._cause is not None:
-            raise LMError(
-                f"{self.name} is not asked again in this run: {self._cause}",
-                kind=self._cause.kind,
-                status=self._cause.status,
-                is_lasting=True,
-            ) from self._cause
+            cause = self._cause
+            raise LMError(str(cause), kind=cause.kind, status=cause.status, is_lasting=True) from cause
 
     async def _take_slot(self, tokens: int) -> None:
         """One of the run's slots, while there is room in the lane; it is not kept while there is none."""
@@ -266,7 +274,6 @@ class Traffic:
         found = self._lanes.get(settings.name)
         if found is None:
             found = self._lanes[settings.name] = Lane(
-                settings.name,
                 max_concurrency=self._max_concurrency,
                 slots=self._slots,
                 requests_per_minute=settings.requests_per_minute,

@@ -11,6 +11,7 @@ from pytest_promptopt.lms.base import Message, Reply, Request, Usage
 from pytest_promptopt.prompts import registry
 from pytest_promptopt.prompts.active import Evaluation, current_evaluation, is_detached
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Json
+from pytest_promptopt.prompts.json_schema import output_schema
 from pytest_promptopt.prompts.runtime import (
     PromptHome,
     Runtime,
@@ -120,6 +121,7 @@ class AnyPrompt:
             messages=messages,
             temperature=self.signature.temperature if heat is None else heat,
             max_tokens=self.signature.max_tokens,
+            schema=output_schema(self.signature),
         )
 
     def _warn_once_of_blocking(self) -> None:
@@ -133,27 +135,36 @@ class AnyPrompt:
         """How to call it so that an event loop goes on."""
         raise NotImplementedError
 
+    def _note_use_by_others(
+        self, compiled: CompiledPrompt, model: str, evaluation: Evaluation, inputs: Mapping[str, Json]
+    ) -> None:
+        """Count the call that somebody else's client will make, and leave a trace with the row under evaluation."""
+        if evaluation.scope.spend is not None:
+            evaluation.scope.spend()
+        evaluation.calls.append(self._traced(compiled, model, inputs))
+
     def _traced(
         self,
         compiled: CompiledPrompt,
         model: str,
         inputs: Mapping[str, Json],
         *,
-        reply: str = "",
+        reply: Reply | None = None,
         output: Json = None,
         reasoning: str | None = None,
         is_parsed: bool = False,
-        is_sent_by_us: bool = True,
     ) -> PromptCall:
+        """The trace of one call; without a ``reply`` it is somebody else's client that makes it."""
         return PromptCall(
             prompt=self.name,
             inputs=inputs,
             output=output,
             reasoning=reasoning,
-            reply=reply,
+            reply="" if reply is None else reply.text,
             is_parsed=is_parsed,
             digest=compiled.digest,
             model=model,
             file=str(self.home.file),
-            is_sent_by_us=is_sent_by_us,
+            is_sent_by_us=reply is not None,
+            cost_usd=None if reply is None else reply.cost_usd,
         )

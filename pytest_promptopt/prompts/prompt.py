@@ -62,8 +62,12 @@ class Prompt(AnyPrompt, Generic[P, R]):
 
     def messages(self, *args: P.args, **kwargs: P.kwargs) -> list[dict[str, str]]:
         """The chat messages of such a call, with the compiled prompt in force. Calls nothing."""
-        compiled, _ = self._compiled_for_others(current_runtime())
-        return [dict(message) for message in render(self.signature, compiled, bind(self.signature, args, kwargs))]
+        self._require_attached()
+        compiled, model = self._compiled_for_others(current_runtime())
+        inputs = bind(self.signature, args, kwargs)
+        if (evaluation := current_evaluation()) is not None:
+            self._note_use_by_others(compiled, model, evaluation, json_inputs(inputs))
+        return [dict(message) for message in render(self.signature, compiled, inputs)]
 
     def parse(self, text: str) -> R:
         """The typed value in a reply that you obtained yourself. Raises ``FormatError`` saying what was expected."""
@@ -138,7 +142,7 @@ class Prompt(AnyPrompt, Generic[P, R]):
             compiled,
             request.model,
             json_inputs(inputs),
-            reply=reply.text,
+            reply=reply,
             output=output,
             reasoning=None if parsed is None else parsed.reasoning,
             is_parsed=parsed is not None,

@@ -260,13 +260,8 @@ class TextPrompt(AnyPrompt, Generic[V]):
             )
 
     def _note_use(self, compiled: CompiledPrompt, model: str, args: Sequence[Any], inputs: Mapping[str, Any]) -> None:
-        """Count the call that somebody else's client will make, and leave a trace with the row under evaluation."""
-        evaluation = current_evaluation()
-        if evaluation is None:
-            return
-        if evaluation.scope.spend is not None:
-            evaluation.scope.spend()
-        evaluation.calls.append(self._traced(compiled, model, _as_inputs(args, inputs), is_sent_by_us=False))
+        if (evaluation := current_evaluation()) is not None:
+            self._note_use_by_others(compiled, model, evaluation, _as_inputs(args, inputs))
 
     def _as_messages(self, compiled: CompiledPrompt, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ChatMessages:
         def fill(text: str) -> str:
@@ -318,7 +313,7 @@ class TextPrompt(AnyPrompt, Generic[V]):
         """Leave a trace of the call with the row that is being evaluated."""
         evaluation = current_evaluation()
         if evaluation is not None:
-            call = self._traced(compiled, request.model, _as_inputs(args, kwargs), reply=reply.text)
+            call = self._traced(compiled, request.model, _as_inputs(args, kwargs), reply=reply)
             evaluation.calls.append(call)
         return reply
 

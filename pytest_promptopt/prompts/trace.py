@@ -14,8 +14,8 @@ class PromptCall:
 
     ``output`` is ``None`` with ``is_parsed`` false when the reply could not be read as the prompt's output. ``digest``
     is the content digest of the compiled prompt that ran, ``file`` where the prompt is defined. ``is_sent_by_us`` is
-    false where somebody read an adopted text and sends it through a client of their own: there is no ``reply`` then,
-    and no ``model`` where none is named.
+    false where somebody sends what a prompt gave through a client of their own: there is no ``reply`` then, and no
+    ``model`` where none is named. ``cost_usd`` is what the reply cost when it was made, ``None`` where nobody knows.
     """
 
     prompt: str
@@ -28,3 +28,4 @@ class PromptCall:
     model: str = ""
     file: str = ""
     is_sent_by_us: bool = True
+    cost_usd: float | None = None

@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowReport:
-    """One row: its score (``None`` without one), and the metric's own words in one line and in full."""
+    """One row: its score (``None`` without one), and the metric's own words in one line and in full.
+
+    ``cost_usd`` is what its replies cost when they were made, replayed or not; ``None`` where nobody knows.
+    """
 
     id: str
     digest: str
@@ -26,6 +29,7 @@ class RowReport:
     feedback: str = ""
     text: str = ""
     is_outside_mean: bool = False
+    cost_usd: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,8 @@ class PromptState:
 
     ``before`` and ``after`` are its instructions around a change, as far as known. ``has_moved`` says of a source that
     the baseline was taken with something else: a snapshot that is gone (``before`` is its instruction) or another text.
-    ``is_text``: it is an adopted text, so what stands in the code is its text and not a docstring.
+    ``is_text``: it is an adopted text, so what stands in the code is its text and not a docstring. ``cost_usd`` is what
+    its ``calls`` cost when they were made, replayed or not; ``None`` where nobody knows.
     """
 
     name: str
@@ -47,6 +52,8 @@ class PromptState:
     before: str | None = None
     after: str | None = None
     has_moved: bool = False
+    calls: int = 0
+    cost_usd: float | None = 0.0
     is_text: bool = False
 
 

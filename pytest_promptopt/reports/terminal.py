@@ -43,6 +43,7 @@ from pytest_promptopt.reports.words import (
     cut,
     diff_lines,
     duration,
+    fine_money,
     interval_words,
     limit,
     listed,
@@ -376,11 +377,29 @@ def _small_notes(reports: Sequence[MetricReport], names: dict[str, str], *, is_v
             yield from _paragraph("format", f"{name}: {format_words(report.format_failures)}")
     for note in dict.fromkeys(note for report in reports for note in report.notes):
         yield from _paragraph("note", note)
+    if is_verbose:
+        yield from _cost_notes(reports)
     for report in reports if is_verbose else ():
         drop, rows = report.verdict.provable_drop, report.verdict.paired_rows
         if drop is not None:
             proof = f"{plural(rows, 'row')} can prove drops of about {points(drop)}, in 80 of 100 runs"
             yield from _paragraph("power", f"{names[report.nodeid]}: {proof}")
+
+
+def _cost_notes(reports: Sequence[MetricReport]) -> Iterator[str]:
+    """What each prompt's replies and each metric's rows cost when they were made; nothing of models that are free."""
+    is_matrix = _is_matrix(reports)
+    for report in reports:
+        for prompt in report.prompts:
+            if prompt.cost_usd != 0:
+                name = _prompt_name(prompt, is_matrix=is_matrix)
+                yield from _paragraph("cost", f"{name}: {plural(prompt.calls, 'call')}, {fine_money(prompt.cost_usd)}")
+        costs = [row.cost_usd for row in report.rows if row.cost_usd is not None]
+        if any(costs):
+            dearest = max(report.rows, key=lambda row: row.cost_usd or 0.0)
+            mean = f"{fine_money(sum(costs) / len(costs))} a row"
+            most = f"most for {dearest.id} ({fine_money(dearest.cost_usd)})"
+            yield from _paragraph("cost", f"{without_model(report.name, report.model)}: {mean}, {most}")
 
 
 def _paragraph(label: str, text: str, *lines: str) -> list[str]:

@@ -24,6 +24,11 @@ def money(cost_usd: float | None) -> str:
     return f"${cost_usd:.2f}" if cost_usd == 0 or cost_usd >= 0.9995 else f"${cost_usd:.3f}"
 
 
+def fine_money(cost_usd: float | None) -> str:
+    """US dollars to two digits that count, for what is a small part of a cent."""
+    return "cost unknown" if cost_usd is None else f"${float(f'{cost_usd:.2g}'):f}".rstrip("0").rstrip(".")
+
+
 def duration(seconds: float) -> str:
     """``0.3 s``, ``42 s``, ``3 min 5 s``."""
     if seconds < 9.95:

@@ -180,7 +180,7 @@ class Run:
         """What went through the client since this was last asked; ``seconds`` is how long it took."""
         counters, before = self.client.counters, self.counted
         self.counted = counters
-        is_unknown = counters.has_unknown_cost and not before.has_unknown_cost
+        is_unknown = counters.unknown_costs > before.unknown_costs
         return Spending(
             calls=counters.calls - before.calls,
             replayed=counters.replayed - before.replayed,

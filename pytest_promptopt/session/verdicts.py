@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -90,7 +91,15 @@ def row_report(example: Example, repeats: Sequence[RowResult], outside: Iterable
         feedback=text,
         text=one_line(_telling_text(example, worst.calls)),
         is_outside_mean=example.id in outside,
+        cost_usd=_cost_usd(call for result in repeats for call in result.calls),
     )
+
+
+def _cost_usd(calls: Iterable[PromptCall]) -> float | None:
+    """What the replies of ``calls`` cost when they were made; ``None`` where nobody knows of one of them."""
+    costs = [call.cost_usd for call in calls]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
 def _gravity(result: RowResult) -> tuple[int, float]:
@@ -160,7 +169,12 @@ def _prompt_states(run: Run, item: MetricItem, calls: Sequence[PromptCall]) -> t
     first = {call.prompt: call for call in reversed(calls)}
     names = dict.fromkeys(call.prompt for call in calls)
     called = ((_who_called(first[name]), first[name]) for name in names)
-    return tuple(_prompt_state(run, item, prompt, call) for prompt, call in called if prompt is not None)
+    states = (_prompt_state(run, item, prompt, call) for prompt, call in called if prompt is not None)
+    return tuple(_with_costs(state, [call for call in calls if call.prompt == state.name]) for state in states)
+
+
+def _with_costs(state: PromptState, calls: Sequence[PromptCall]) -> PromptState:
+    return replace(state, calls=len(calls), cost_usd=_cost_usd(calls))
 
 
 def _who_called(call: PromptCall) -> AnyPrompt | None:
