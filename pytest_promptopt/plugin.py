@@ -96,6 +96,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="Accept this run's scores as baselines, and the source of stale prompts.",
     )
+    group.addoption(
+        "--prompt-list",
+        action="store_true",
+        help="List prompts with metrics and snapshots, then texts that look like unmanaged prompts; runs nothing.",
+    )
     for dest, (flag, metavar, text) in _NAMES.items():
         action = "append" if dest in _REPEATABLE else "store"
         group.addoption(flag, dest=dest, metavar=metavar, action=action, default=None, help=text)
@@ -115,7 +120,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker; start a run where one is asked for, else leave it to the first metric."""
     config.addinivalue_line("markers", _MARKER_HELP)
     config.stash[_RUN] = None
-    if config.getoption("optimize_prompts"):
+    if config.getoption("prompt_list"):
+        _start_list(config)
+    elif config.getoption("optimize_prompts"):
         from pytest_promptopt.session import misuse
 
         note = misuse.refuse_workers(config)
@@ -128,6 +135,15 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_promptopt.prompts import active
 
     config.stash[_FORMER_RUNTIME] = active.provide_runtime(lambda: start_run(config).runtime)
+
+
+def _start_list(config: pytest.Config) -> None:
+    """Register what lists prompts instead of running tests."""
+    from pytest_promptopt.session import listing, misuse
+
+    listing.refuse_misuse(config)
+    note = misuse.refuse_workers(config, "--prompt-list")
+    config.pluginmanager.register(listing.ListHooks(start_run(config), note), "promptopt-list")
 
 
 def _is_configured(config: pytest.Config) -> bool:

@@ -9,6 +9,8 @@ import pytest
 
 from pytest_promptopt.errors import PromptOptError
 
+_MANY_ROWS = ", which already works on many rows at a time (--prompt-concurrency N sets how many)"
+
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
@@ -19,19 +21,17 @@ def usage_errors() -> Iterator[None]:
         raise pytest.UsageError(str(error)) from error
 
 
-def refuse_workers(config: pytest.Config) -> str | None:
-    """One process owns a search: ``-n`` typed is refused, from elsewhere it is switched off with a line."""
+def refuse_workers(config: pytest.Config, flag: str = "--optimize-prompts") -> str | None:
+    """One process owns a search or a list: ``-n`` typed is refused, from elsewhere it is switched off with a line."""
     if not getattr(config.option, "numprocesses", None) and not getattr(config.option, "tx", None):
         return None
     if _is_typed(config.invocation_params.args):
-        raise pytest.UsageError(
-            "--optimize-prompts runs in one process, which already works on many rows at a time; leave out -n "
-            "(--prompt-concurrency N sets how many)"
-        )
+        reason = _MANY_ROWS if flag == "--optimize-prompts" else ""
+        raise pytest.UsageError(f"{flag} runs in one process{reason}; leave out -n")
     config.option.numprocesses = None
     config.option.tx = []
     config.option.dist = "no"
-    return "-n from addopts is switched off: --optimize-prompts runs in one process"
+    return f"-n from addopts is switched off: {flag} runs in one process"
 
 
 def _is_typed(arguments: Sequence[str]) -> bool:
