@@ -30,6 +30,7 @@ from pytest_promptopt.lms.faults import (
     missing_key,
     read_key,
     read_words,
+    timed_out,
 )
 from pytest_promptopt.lms.models import OPENAI_PROVIDERS, ModelSettings, Price
 from pytest_promptopt.lms.prices import find_price
@@ -64,10 +65,13 @@ class LiteLLM:
         parameters = parameters_of(request, takes_schema=self._takes_schema)
         sent = self._amendments.apply({**parameters, "messages": [dict(message) for message in request.messages]})
         arguments = {"model": self._settings.model, **sent, **_way(origin), "drop_params": True, "max_retries": 0}
-        started = perf_counter()
+        started, limit = perf_counter(), asyncio.timeout(self._settings.timeout_seconds)
         try:
-            response = await litellm.acompletion(**arguments, timeout=self._settings.timeout_seconds)
+            async with limit:  # litellm's own counts from one piece of the answer to the next
+                response = await litellm.acompletion(**arguments, timeout=self._settings.timeout_seconds)
         except Exception as error:  # noqa: BLE001 - litellm raises what its providers' libraries raise
+            if limit.expired():
+                raise timed_out(origin) from None
             raise self._lm_error(error, origin, sent) from None  # their words may hold the key
         return self._reply(response, origin, perf_counter() - started)
 
