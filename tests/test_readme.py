@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_promptopt import plugin
+from pytest_promptopt.lms.models import Catalog
 from pytest_promptopt.optimizers.registry import OPTIMIZERS, make_optimizer
 from pytest_promptopt.session.marker import MetricOptions
 
@@ -168,7 +169,9 @@ def test_the_settings_that_the_pages_show_are_settings(page):
     for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
         if "[tool.pytest-promptopt" not in block:
             continue
-        for name, table in tomllib.loads(block).get("tool", {}).get("pytest-promptopt", {}).items():
+        tables = tomllib.loads(block).get("tool", {}).get("pytest-promptopt", {})
+        Catalog(tables.pop("models", {}))
+        for name, table in tables.items():
             make_optimizer(name, table)
 
 
