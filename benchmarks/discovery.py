@@ -17,8 +17,8 @@ from pathlib import Path
 
 from _measure import circumstances, print_table, say, write_json
 
-from pytest_promptopt.prompts.discovery import discover
-from pytest_promptopt.prompts.findings import Discovery
+from pytest_promptopt.prompts.discovery.findings import Discovery
+from pytest_promptopt.prompts.discovery.search import discover
 
 PLAIN = '''
 class Handler{n}:

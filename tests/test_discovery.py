@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_promptopt.prompts.discovery import MAX_BYTES, discover
-from pytest_promptopt.prompts.python_files import read_python
+from pytest_promptopt.prompts.discovery.python_files import read_python
+from pytest_promptopt.prompts.discovery.search import MAX_BYTES, discover
 
 CALM = settings(max_examples=150, deadline=None, derandomize=True)
 LONG = "You are a patient librarian. Answer in two sentences, and name the book that you looked it up in."

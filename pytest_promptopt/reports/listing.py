@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from pytest_promptopt.prompts.findings import UnmanagedPrompt, Unread
+from pytest_promptopt.prompts.discovery.findings import UnmanagedPrompt, Unread
 from pytest_promptopt.reports.words import LINE_WIDTH, one_line, plural, table, wrapped
 
 SHOWN_TEXTS = 12

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_promptopt.errors import ModelError, PromptOptError, SnapshotError
-from pytest_promptopt.prompts.discovery import discover
-from pytest_promptopt.prompts.findings import Discovery, ManagedPrompt
+from pytest_promptopt.prompts.discovery.findings import Discovery, ManagedPrompt
+from pytest_promptopt.prompts.discovery.search import discover
 from pytest_promptopt.prompts.frozen import FrozenPrompt, snapshot_path
 from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.prompts.runtime import Standing

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_promptopt.prompts.discovery import discover
+from pytest_promptopt.prompts.discovery.search import discover
 from tests.forty.forty import FORTY
 from tests.loopback import completion, serving
 

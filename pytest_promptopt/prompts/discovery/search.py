@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from pytest_promptopt.prompts.adoption import with_adoptions
-from pytest_promptopt.prompts.discovery_cache import Remembered, read_cache, write_cache
-from pytest_promptopt.prompts.findings import (
+from pytest_promptopt.prompts.discovery.adoption import with_adoptions
+from pytest_promptopt.prompts.discovery.cache import Remembered, read_cache, write_cache
+from pytest_promptopt.prompts.discovery.findings import (
     Discovery,
     FileFacts,
     FoundText,
@@ -23,9 +23,9 @@ from pytest_promptopt.prompts.findings import (
     UnmanagedPrompt,
     Unread,
 )
-from pytest_promptopt.prompts.flows import Graph
-from pytest_promptopt.prompts.likeness import count_words, find_placeholders, is_prompt_file
-from pytest_promptopt.prompts.python_files import read_python
+from pytest_promptopt.prompts.discovery.flows import Graph
+from pytest_promptopt.prompts.discovery.likeness import count_words, find_placeholders, is_prompt_file
+from pytest_promptopt.prompts.discovery.python_files import read_python
 
 MAX_BYTES = 1 << 20
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pytest_promptopt.prompts.sdk_calls import sdk_of_url
+from pytest_promptopt.prompts.discovery.sdk_calls import sdk_of_url
 
 ASKING_ROLES = ("system", "developer", "user")
 

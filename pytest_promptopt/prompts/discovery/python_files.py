@@ -14,16 +14,16 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from pytest_promptopt.prompts.findings import FileFacts, Flow, FoundText
-from pytest_promptopt.prompts.flows import pruned
-from pytest_promptopt.prompts.likeness import (
+from pytest_promptopt.prompts.discovery.findings import FileFacts, Flow, FoundText
+from pytest_promptopt.prompts.discovery.flows import pruned
+from pytest_promptopt.prompts.discovery.likeness import (
     Evidence,
     count_words,
     evidence_of_name,
     find_placeholders,
     is_prompt,
 )
-from pytest_promptopt.prompts.literals import (
+from pytest_promptopt.prompts.discovery.literals import (
     ASKING_ROLES,
     StaticText,
     dotted_name,
@@ -33,7 +33,7 @@ from pytest_promptopt.prompts.literals import (
     static_text,
     template_pieces,
 )
-from pytest_promptopt.prompts.sdk_calls import (
+from pytest_promptopt.prompts.discovery.sdk_calls import (
     MENTIONS,
     is_payload,
     sdk_of_call,

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 
-from pytest_promptopt.prompts.findings import FileFacts, Flow, FoundText, Sending
+from pytest_promptopt.prompts.discovery.findings import FileFacts, Flow, FoundText, Sending
 
 _MAX_PASSED_ON = 5
 _CARRYING = re.compile(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Set
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from pytest_promptopt.prompts.findings import UnmanagedPrompt
+from pytest_promptopt.prompts.discovery.findings import UnmanagedPrompt
 
 _FOLDERS_OF_TEMPLATES = frozenset({"templates", "template", "prompts", "prompt"})
 _NOISE = re.compile(r"^prompt_|_(?:prompt|template|text)$")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_promptopt.errors import UsageError
-from pytest_promptopt.prompts.findings import FileFacts, Flow, FoundText
+from pytest_promptopt.prompts.discovery.findings import FileFacts, Flow, FoundText
 
 FORMAT = 1
 """Raised whenever the same file would be read otherwise than before."""
