@@ -167,6 +167,36 @@ def notes(*reports: MetricReport, is_verbose: bool = False, is_ci: bool = False)
     return "\n".join(terminal.metric_notes(reports, is_verbose=is_verbose, is_ci=is_ci))
 
 
+# --- what it cost -----------------------------------------------------------------------------------------------------
+
+
+def test_money_that_was_spent_stands_beside_its_ceiling():
+    spent = first_run(spending=Spending(calls=60, replayed=20, attempts=44, cost_usd=0.0042, seconds=3.14))
+    (line, *_) = terminal.metric_notes([spent], is_verbose=False, is_ci=False, max_cost_usd=1.0)
+    assert line == "60 replies: 20 replayed, 44 called, $0.004 of $1.00, 3.1 s"
+
+
+def test_the_ceiling_is_left_out_where_nothing_was_called():
+    replayed = first_run(spending=Spending(calls=60, replayed=60, seconds=0.1))
+    (line, *_) = terminal.metric_notes([replayed], is_verbose=False, is_ci=False, max_cost_usd=1.0)
+    assert line == "60 replies: 60 replayed, 0 called, $0.00, 0.1 s"
+
+
+def test_with_verbosity_each_prompt_and_the_dearest_row_say_what_they_cost():
+    costly = (prompt(calls=2, cost_usd=0.0123), prompt("prompts.judge", calls=2, cost_usd=None))
+    priced = (replace(row("t-1", 1.0), cost_usd=0.004), replace(row("t-2", 1.0), cost_usd=0.0083))
+    of = verdict(score=1.0, interval=Interval(low=0.9, high=1.0), is_first_run=True)
+    text = notes(report("test_routes_tickets", of, priced, prompts=costly), is_verbose=True)
+    assert "prompts.route: 2 calls, $0.012\n" in text
+    assert "prompts.judge: 2 calls, cost unknown\n" in text
+    assert "test_routes_tickets: $0.0062 a row, most for t-2 ($0.0083)\n" in text
+
+
+def test_what_costs_nothing_is_not_told():
+    of = verdict(score=1.0, interval=Interval(low=0.9, high=1.0), is_first_run=True)
+    assert "cost" not in notes(report("test_routes_tickets", of, rows(9), prompts=(prompt(),)), is_verbose=True)
+
+
 # --- the table of metrics ---------------------------------------------------------------------------------------------
 
 

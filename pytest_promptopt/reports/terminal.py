@@ -212,10 +212,15 @@ def _names_with_models(reports: Sequence[MetricReport]) -> dict[str, str]:
 # --- under the table --------------------------------------------------------------------------------------------------
 
 
-def metric_notes(reports: Sequence[MetricReport], *, is_verbose: bool, is_ci: bool) -> list[str]:
-    """The lines under the table: what was read and paid, then a paragraph for whatever is not a plain pass."""
+def metric_notes(
+    reports: Sequence[MetricReport], *, is_verbose: bool, is_ci: bool, max_cost_usd: float | None = None
+) -> list[str]:
+    """The lines under the table: what was read and paid, then a paragraph for whatever is not a plain pass.
+
+    ``max_cost_usd`` is the run's ceiling, where it has one that means anything.
+    """
     names = _names_with_models(reports)
-    totals = [*_decide_lines(reports), *_reply_lines(reports)]
+    totals = [*_decide_lines(reports), *_reply_lines(reports, max_cost_usd)]
     paragraphs = [
         *_inconclusive_notes(reports, names),
         *_prompt_notes(reports),
@@ -240,13 +245,14 @@ def _decide_lines(reports: Sequence[MetricReport]) -> list[str]:
     return [f"rows: {read} of {total} decide; the search saw the other {total - read} (must-pass rows always run)"]
 
 
-def _reply_lines(reports: Sequence[MetricReport]) -> list[str]:
+def _reply_lines(reports: Sequence[MetricReport], max_cost_usd: float | None) -> list[str]:
     spent = sum((report.spending for report in reports), Spending())
     if not spent.calls:
         return []
     replies = "1 reply" if spent.calls == 1 else f"{spent.calls} replies"
     counts = f"{spent.replayed} replayed, {spent.attempts} called"
-    return [f"{replies}: {counts}, {money(spent.cost_usd)}, {duration(spent.seconds)}"]
+    ceiling = f" of ${max_cost_usd:.2f}" if max_cost_usd is not None and spent.attempts else ""
+    return [f"{replies}: {counts}, {money(spent.cost_usd)}{ceiling}, {duration(spent.seconds)}"]
 
 
 def _first_run_lines(reports: Sequence[MetricReport]) -> list[str]:

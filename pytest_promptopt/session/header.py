@@ -22,7 +22,8 @@ def lines(run: Run) -> list[str]:
         parts += [f"optimizer {settings.optimizer}", f"seed {settings.seed}"]
     parts.append(_mode(run))
     text = [f"prompts: {', '.join(part for part in parts if part)}"]
-    if settings.is_optimizing and (ceiling := _ceiling(run)):
+    may_call = settings.is_optimizing or settings.mode is not Mode.REPLAY
+    if may_call and (ceiling := _ceiling(run)):
         text.append(f"ceiling: {ceiling} for the whole run")
     return text
 

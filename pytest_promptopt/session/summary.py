@@ -83,7 +83,10 @@ def _write_metrics(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.ensure_newline()
     terminalreporter.section("prompt metrics")
     terminalreporter.write_line(terminal.metric_table(reports, is_verbose=is_verbose))
-    for line in terminal.metric_notes(reports, is_verbose=is_verbose, is_ci=run.settings.is_ci):
+    notes = terminal.metric_notes(
+        reports, is_verbose=is_verbose, is_ci=run.settings.is_ci, max_cost_usd=_shown_ceiling_usd(run)
+    )
+    for line in notes:
         terminalreporter.write_line(line)
     for path in run.orphans:
         terminalreporter.write_line(
@@ -112,8 +115,12 @@ def _count_warnings(reports: list[MetricReport], run: Run, terminalreporter: pyt
 def _write_jobs(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.ensure_newline()
     terminalreporter.section("optimized prompts")
-    ceiling = run.ceiling
-    max_cost_usd = None if run.is_offline_alone else ceiling.max_cost_usd
-    terminalreporter.write_line(terminal.job_table(run.jobs, budget=ceiling.max_calls, max_cost_usd=max_cost_usd))
+    table = terminal.job_table(run.jobs, budget=run.ceiling.max_calls, max_cost_usd=_shown_ceiling_usd(run))
+    terminalreporter.write_line(table)
     for line in terminal.job_notes(run.jobs, written=run.written):
         terminalreporter.write_line(line)
+
+
+def _shown_ceiling_usd(run: Run) -> float | None:
+    """The ceiling on money where it means anything: simulators cost nothing."""
+    return None if run.is_offline_alone else run.ceiling.max_cost_usd
