@@ -32,7 +32,8 @@ _NAMES = {
     "prompt_model": (
         "--prompt-model",
         "MODEL",
-        "Model under test, such as offline/keyword or openai/gpt-4.1-mini; repeat for a matrix.",
+        "Model under test: offline/keyword, openai/gpt-4.1-mini, or a name from [tool.pytest-promptopt.models]; repeat "
+        "for a matrix.",
     ),
     "prompt_proposer": (
         "--prompt-proposer",
@@ -48,7 +49,7 @@ _NAMES = {
     "prompt_budget": (
         "--prompt-budget",
         "N",
-        'Most LM calls of the whole run, or "none"; default: 1000 outside the process.',
+        'Most LM calls of the whole run, retries included, or "none"; default: 1000 outside the process.',
     ),
     "prompt_max_cost": ("--prompt-max-cost", "USD", 'Most money of the whole run, or "none"; default: 1.00.'),
     "prompt_lm": (
