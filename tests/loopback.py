@@ -32,6 +32,7 @@ class Heard:
 
     path: str
     headers: Mapping[str, str]
+    content: bytes
     body: dict[str, Any]
 
 
@@ -91,9 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         loopback: Loopback = self.server.loopback  # type: ignore[attr-defined]
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        loopback.heard.append(Heard(path=self.path, headers=headers, body=body))
+        loopback.heard.append(Heard(path=self.path, headers=headers, content=content, body=json.loads(content)))
         answer = loopback.answers.popleft()
         if answer.waits_for is not None:
             answer.waits_for.wait()

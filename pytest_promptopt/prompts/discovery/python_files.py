@@ -425,8 +425,17 @@ class _Reader:
         if isinstance(name, ast.Constant) and isinstance(name.value, str):
             self.managed.append((name.value, node.lineno, "text_prompt"))
         for expression in (*node.args[1:], *(value for keyword, value in given.items() if keyword in ("text", "file"))):
-            self._flow_all(self._value(expression, scope), "M:", node.lineno)
+            everything = self._value(expression, scope)
+            self._flow_all(self._part_of_own_name(expression, scope) or everything, "M:", node.lineno)
         return set()
+
+    def _part_of_own_name(self, node: ast.expr, scope: _Scope) -> set[str]:
+        """The text that ``PROMPTS["reply"]`` names where this file writes it: the dict's others are not adopted."""
+        if not (isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)):
+            return set()
+        name = f"{dotted_name(node.value)}[{_quoted(node.slice.value)}]"
+        places = enumerate(self.texts)
+        return {f"T:{place}" for place, text in places if (text.name, text.owner) == (name, scope.label)}
 
     def _plain_call(self, node: ast.Call, called: str, resolved: str, scope: _Scope, label: _Label) -> set[str]:
         """A function of anybody's: it gets its arguments, and what it returns may come from them."""
