@@ -9,6 +9,7 @@ from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pytest_promptopt.errors import BudgetExhausted
 from pytest_promptopt.evaluation.labels import labelled_demos
 from pytest_promptopt.evaluation.statistics import Interval, provable_drop
 from pytest_promptopt.optimizers.base import Optimizer, Outcome, Pair, Row, Task, TunablePrompt
@@ -68,16 +69,7 @@ class Search:
         decision, alpha = None, None
         if winner not in (source, incumbent):
             alpha = alpha_for(winner, self.group.evidence, self.run.settings)
-            decision = decide(
-                self.campaign.bench,
-                self.group.evidence,
-                winner=winner,
-                incumbent=incumbent,
-                alpha=alpha,
-                varies=varies(self.group),
-            )
-            if decision.is_frozen and varies(self.group):
-                decision = self._with_fresh_arms(decision, winner)
+            decision = self._decide(winner, incumbent, alpha)
         healed = {} if incumbent == source or (decision and decision.is_frozen) else self._heal(incumbent, decision)
         calls = allowance.calls + sum(one.all_calls for one in self.group.evidence)
         if decision is not None or healed:
@@ -88,6 +80,22 @@ class Search:
             self.run.runtime.shelf.forget()
         spending = self.run.take_spending(self.clock() - start)
         return self._reports(found, decision, alpha, snapshots, source, incumbent, spending)
+
+    def _decide(self, winner: Candidate, incumbent: Candidate, alpha: float) -> Decision:
+        """What the sealed rows say about ``winner``, and that it stays unproven where a ceiling comes before they do.
+
+        Calls are reserved for them, but their retries are not, and nobody knows beforehand what they will cost.
+        """
+        group, varying = self.group, varies(self.group)
+        try:
+            decision = decide(
+                self.campaign.bench, group.evidence, winner=winner, incumbent=incumbent, alpha=alpha, varies=varying
+            )
+            return self._with_fresh_arms(decision, winner) if decision.is_frozen and varying else decision
+        except BudgetExhausted as end:
+            self.say(f"  note      {end}")
+            reason = "a ceiling was reached before it was confirmed"
+            return Decision(is_frozen=False, reason=reason, winner={}, incumbent={})
 
     def _snapshots(self) -> dict[str, Snapshot]:
         models = models_of(self.group, self.model)
