@@ -155,15 +155,24 @@ async def run_in_tasks(
     supply = iter(enumerate(work))
 
     has_enough = False
+    failures: list[BaseException] = []
+    cancelled = _cancelled_class()
 
     async def labour() -> None:
         nonlocal has_enough
-        while not has_enough and (taken := next(supply, None)) is not None:
+        while not (has_enough or failures) and (taken := next(supply, None)) is not None:
             index, item = taken
-            results[index] = await _within(run, item, timeout_seconds, timed_out)
-            has_enough = has_enough or (is_enough is not None and is_enough(results[index]))
+            try:
+                results[index] = await _within(run, item, timeout_seconds, timed_out)
+                has_enough = has_enough or (is_enough is not None and is_enough(results[index]))
+            except (cancelled, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised once the rows under way have ended: they are paid for
+                failures.append(error)
 
     await _run_together([labour] * min(concurrency, len(work)))
+    if failures:
+        raise failures[0]
     return [results[index] for index in sorted(results)]
 
 
@@ -211,6 +220,17 @@ def _first_leaf(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _cancelled_class() -> type[BaseException]:
+    """What the loop that runs here cancels its tasks with."""
+    if _is_asyncio():
+        import asyncio
+
+        return asyncio.CancelledError
+    import anyio
+
+    return anyio.get_cancelled_exc_class()
 
 
 def _is_asyncio() -> bool:
