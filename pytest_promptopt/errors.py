@@ -9,7 +9,7 @@
     │   ├── SnapshotError       a file under ``__prompts__`` that cannot be read
     │   └── ModelError          no model, or one that nobody knows
     ├── FormatError             a reply that is not what the prompt asked for: a score of 0.0
-    ├── DetachedCallError       a prompt called from a thread that carries no candidate
+    ├── DetachedCallError       a prompt called by code that carries no candidate, or after its run
     └── LMError                 the provider failed: never a score
         └── UnrecordedError     no recorded reply, and no call may be made
 
@@ -63,7 +63,7 @@ class FormatError(PromptOptError):
 
 
 class DetachedCallError(PromptOptError):
-    """A prompt was called from a thread that does not carry the candidate under evaluation."""
+    """A prompt was called by code that does not carry the candidate under evaluation, or whose run is over."""
 
 
 class LMErrorKind(StrEnum):
@@ -86,6 +86,8 @@ class LMError(PromptOptError):
     ``status`` is the provider's HTTP status and ``retry_after_seconds`` what it asked for, when it said so.
     ``is_lasting``: no other call to this model can succeed either (no key, an unknown model). ``is_amended``: the
     provider refused a parameter that is left out from now on, so the same call is worth another try at once.
+    ``cost_usd`` is what the provider charges for it all the same, where that is known. Where it is not, ``is_billed``
+    says whether it may charge anything; ``None`` leaves that to the kind and the status.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class LMError(PromptOptError):
         retry_after_seconds: float | None = None,
         is_lasting: bool = False,
         is_amended: bool = False,
+        cost_usd: float | None = None,
+        is_billed: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -104,6 +108,8 @@ class LMError(PromptOptError):
         self.retry_after_seconds = retry_after_seconds
         self.is_lasting = is_lasting
         self.is_amended = is_amended
+        self.cost_usd = cost_usd
+        self.is_billed = is_billed
 
 
 class UnrecordedError(LMError):

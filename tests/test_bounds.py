@@ -70,6 +70,12 @@ def test_without_a_price_the_dearest_reply_so_far_stands_for_it() -> None:
     assert bound.cost_usd(ask()) == 0.02
 
 
+def test_a_model_whose_replies_say_0_costs_nothing() -> None:
+    bound = Bound(price=None, most_output_tokens=None)
+    bound.learn(ask(), Reply(text="yes", cost_usd=0.0))
+    assert bound.cost_usd(ask()) == 0.0
+
+
 def test_a_model_in_this_process_is_free_until_it_is_not() -> None:
     bound = Bound(price=None, most_output_tokens=None, is_free=True)
     assert bound.cost_usd(ask()) == 0.0

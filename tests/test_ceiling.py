@@ -195,20 +195,61 @@ def test_an_unknown_cost_counts_for_as_much_as_the_dearest_known_one() -> None:
         ceiling.reserve()
 
 
-def test_attempts_without_a_price_go_one_at_a_time_until_one_is_seen() -> None:
+@pytest.mark.parametrize("cost_usd", [0.3, 0.0])
+def test_attempts_without_a_price_go_one_at_a_time(cost_usd: float) -> None:
     ceiling = Ceiling(max_calls=9, max_cost_usd=1.0)
-    first = ceiling.reserve()
-    assert ceiling.try_reserve() is None
-    ceiling.settle(first, 0.3)
-    holds = [ceiling.try_reserve() for _ in range(3)]
-    assert [hold is None for hold in holds] == [False, False, True]
+    spend(ceiling, 0.001, 0.002)  # another model's price says nothing about this one's
+    for _ in range(2):
+        hold = ceiling.reserve()
+        assert ceiling.try_reserve() is None
+        ceiling.settle(hold, cost_usd)
 
 
-@pytest.mark.parametrize("cost_usd", [0.0, None])
-def test_a_model_that_is_free_or_never_priced_is_not_slowed_down_for_ever(cost_usd: float | None) -> None:
+def test_a_model_that_is_never_priced_is_not_slowed_down_for_ever() -> None:
     ceiling = Ceiling(max_calls=99, max_cost_usd=1.0)
-    spend(ceiling, cost_usd)
+    spend(ceiling, None)
     assert all(ceiling.try_reserve() is not None for _ in range(20))
+
+
+def test_an_attempt_inside_another_one_does_not_wait_for_it() -> None:
+    ceiling = Ceiling(max_calls=9, max_cost_usd=1.0)
+    outer = ceiling.reserve(0.6)
+    inner = ceiling.reserve(0.4, outer=(outer,))
+    ceiling.settle(inner, 0.4)
+    with pytest.raises(BudgetExhausted):
+        ceiling.reserve(0.5, outer=(outer,))
+
+
+def test_of_attempts_without_a_price_inside_another_one_one_goes_at_a_time() -> None:
+    ceiling = Ceiling(max_calls=9, max_cost_usd=1.0)
+    outer = ceiling.reserve()
+    inner = ceiling.reserve(outer=(outer,))
+    assert ceiling.try_reserve(outer=(outer,)) is None  # its sibling will settle
+    ceiling.settle(inner, 0.3)
+    assert ceiling.try_reserve(outer=(outer,)) is not None
+
+
+def test_an_attempt_inside_another_one_goes_before_those_who_wait_for_that() -> None:
+    ceiling = Ceiling(max_cost_usd=1.0)
+    outer = ceiling.reserve(0.6)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ceiling.reserve, 0.5)
+        until_somebody_waits(ceiling)
+        ceiling.settle(ceiling.reserve(0.4, outer=(outer,)), 0.1)
+        ceiling.settle(outer, 0.1)
+        assert waiting.result(timeout=60) is not None
+
+
+def test_attempts_inside_others_that_wait_for_each_other_are_refused() -> None:
+    ceiling = Ceiling(max_cost_usd=1.0)
+    one, other = ceiling.reserve(0.5), ceiling.reserve(0.5)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ceiling.reserve, 0.1, outer=(one,))
+        until_somebody_waits(ceiling)
+        with pytest.raises(BudgetExhausted):
+            ceiling.reserve(0.1, outer=(other,))
+        ceiling.settle(other, 0.2)
+        assert waiting.result(timeout=60) is not None
 
 
 def test_a_money_ceiling_alone_stops_at_the_first_unpriced_call_and_says_what_to_add() -> None:

@@ -54,6 +54,7 @@ OPEN = {"type": "object", "properties": {"name": TEXT}}
         {**OPEN, "required": ["name"]},
         {**OPEN, "required": ["name"], "additionalProperties": TEXT},
         {"type": "object"},
+        {"type": ["object", "null"], "additionalProperties": {"type": "integer"}},
         closed(team=OPEN),
         closed(team={}),
         closed(team=True),
@@ -87,11 +88,14 @@ JSON = st.recursive(
 @given(JSON | st.fixed_dictionaries({"choices": st.lists(JSON), "usage": JSON}))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_whatever_json_comes_is_a_text_or_an_error_of_ours(content: object) -> None:
+    is_billed = True
     try:
-        text, usage = read_completion(content, ORIGIN)
+        text, usage, _ = read_completion(content, ORIGIN, lambda usage: 0.5)
     except LMError as error:
         text, usage = str(error).removeprefix("openai/gpt-4o-mini: "), None
+        is_billed = bool(error.is_billed or error.status)
         event("an error")
+    assert is_billed
     assert isinstance(text, str)
     assert usage is None or usage.prompt_tokens > 0
 

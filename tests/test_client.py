@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 from threading import Barrier, Event, current_thread
+from typing import Any
 
 import pytest
 import trio
@@ -33,7 +35,7 @@ from pytest_promptopt.lms.client import (
 )
 from pytest_promptopt.lms.models import Catalog, ModelSettings, Price
 from pytest_promptopt.lms.registry import Registry
-from pytest_promptopt.lms.retries import Patience
+from pytest_promptopt.lms.retries import SOON_SECONDS, Patience
 from pytest_promptopt.lms.scripted import ScriptedLM
 from pytest_promptopt.lms.store import Store
 
@@ -504,6 +506,70 @@ def test_samples_that_nobody_counts_are_calls_of_their_own(make: Make) -> None:
     assert len({reply.text for reply in asyncio.run(session())}) == 5
 
 
+# --- a store that fails on the way
+
+
+class Full(Store):
+    """A store on a disk that fills up after ``room`` replies, as SQLite says it."""
+
+    def __init__(self, folder: Path, room: int) -> None:
+        super().__init__(folder)
+        self._room = room
+
+    def _insert(self, row: tuple[str, str, str]) -> None:
+        if self._room == 0:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        self._room -= 1
+        super()._insert(row)
+
+
+@pytest.mark.parametrize("lm_type", [Remote, lambda: ScriptedLM([], default="yes")])
+def test_the_reply_that_cannot_be_stored_is_the_last_one_paid_for(
+    make: Make, tmp_path: Path, way: Ask, lm_type: Callable[[], Any]
+) -> None:
+    lm, ceiling = lm_type(), Ceiling(max_calls=9)
+    client = make(lm, store=Full(tmp_path / "replies", room=1), ceiling=ceiling)
+    texts = [way(client, ask(text), None).text for text in ("kept", "lost")]
+    assert len(texts) == 2
+    for text in ("lost", "never asked"):
+        with pytest.raises(UsageError, match=r"disk is full\. Make room on its disk"):
+            way(client, ask(text), None)
+    assert way(client, ask("kept"), None).is_replayed
+    assert len(lm.requests) == ceiling.calls == 2
+
+
+def test_calls_that_wait_for_their_turn_are_not_made_once_the_store_has_failed(make: Make, tmp_path: Path) -> None:
+    lm = Crowd()
+    client = make(lm, store=Full(tmp_path / "replies", room=0), max_concurrency=2)
+
+    async def session() -> list[Reply | BaseException]:
+        calls = [client.acomplete(ask(str(number))) for number in range(20)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    endings = asyncio.run(session())
+    assert {type(ending) for ending in endings} == {Reply, UsageError}
+    assert len(lm.requests) <= 4
+
+
+def test_the_loop_goes_on_while_another_process_holds_the_store(make: Make, store: Store) -> None:
+    store.prepare()
+    background = BackgroundLoop()
+    client = make(Remote(), store=store, background=background)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        first = pool.submit(client.complete, ask())
+        while client.counters.attempts == 0:
+            background.run(asyncio.sleep(0))
+        for _ in range(3):
+            background.run(asyncio.sleep(0))
+        assert not first.done()
+        other.execute("ROLLBACK")
+        assert first.result(timeout=60).text == "answer 1"
+    assert client.complete(ask()).is_replayed
+
+
 # --- attempts
 
 
@@ -555,10 +621,12 @@ def test_nobody_comes_back_earlier_than_the_provider_asks(seed: int, asked: floa
         assert (asked or 0.0) <= pause.least_seconds <= pause.seconds <= pause.least_seconds + 60.0
 
 
-def test_a_short_pause_asked_for_again_and_again_grows() -> None:
-    patience, error = Patience(Random(0)), failing(LMErrorKind.RATE_LIMIT, retry_after_seconds=0.02)
+@pytest.mark.parametrize(("asked_seconds", "first_seconds"), [(0.08, 0.08), (0.0, SOON_SECONDS), (0.02, SOON_SECONDS)])
+def test_a_short_pause_asked_for_again_and_again_grows(asked_seconds: float, first_seconds: float) -> None:
+    patience, error = Patience(Random(0)), failing(LMErrorKind.RATE_LIMIT, retry_after_seconds=asked_seconds)
     pauses = [patience.pause_after(error) for _ in range(7)]
-    assert [pause.least_seconds for pause in pauses if pause] == [pytest.approx(0.02 * 2**turn) for turn in range(7)]
+    expected = [pytest.approx(first_seconds * 2**turn) for turn in range(7)]
+    assert [pause.least_seconds for pause in pauses if pause] == expected
 
 
 def test_a_pause_of_an_hour_is_not_waited_for(make: Make, way: Ask) -> None:
@@ -734,14 +802,47 @@ def test_after_a_lasting_failure_every_call_fails_at_once_with_its_cause(make: M
     assert ceiling.calls == len(lm.requests) == 2
 
 
-@pytest.mark.parametrize("kind", [LMErrorKind.RATE_LIMIT, LMErrorKind.SERVER, LMErrorKind.TIMEOUT])
-def test_a_model_that_stays_silent_is_down_for_the_rest_of_the_run(make: Make, way: Ask, kind: LMErrorKind) -> None:
-    lm = Remote(*[failing(kind)] * 2 * ATTEMPTS[kind])
+def refused_connection() -> LMError:
+    return LMError("it said: nothing, nobody was there", kind=LMErrorKind.SERVER, is_billed=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (failing(LMErrorKind.RATE_LIMIT), 2),
+        (refused_connection(), 2),
+        (failing(LMErrorKind.SERVER), 3),
+        (failing(LMErrorKind.TIMEOUT), 3),
+    ],
+)
+def test_a_model_that_stays_silent_is_down_for_the_rest_of_the_run(
+    make: Make, way: Ask, error: LMError, calls: int
+) -> None:
+    lm = Remote(*[error] * 99)
     client = make(lm)
-    for number in range(4):
+    for number in range(6):
         with pytest.raises(LMError, match=r"^it said"):
             way(client, ask(str(number)), None)
-    assert len(lm.requests) == 2 * ATTEMPTS[kind]
+    assert len(lm.requests) == calls * ATTEMPTS[error.kind]
+
+
+@pytest.mark.parametrize("is_refused_at_last", [True, False])
+def test_two_faulty_rows_that_are_neighbours_take_no_model_down(make: Make, way: Ask, is_refused_at_last: bool) -> None:
+    fault = [failing(LMErrorKind.SERVER)] * 3
+    fault.append(refused_connection() if is_refused_at_last else fault[0])
+    client = make(Remote(*fault * 2))
+    for number in range(2):
+        with pytest.raises(LMError, match=r"^it said"):
+            way(client, ask(str(number)), None)
+    assert way(client, ask("2"), None).text.startswith("answer")
+
+
+def test_one_faulty_row_asked_again_and_again_takes_no_model_down(make: Make) -> None:
+    client, scope = make(Partial()), Scope()
+    for _ in range(5):
+        with pytest.raises(LMError, match=r"^it said"):
+            client.complete(ask("poison"), scope)
+    assert client.complete(ask("fine")).text.startswith("answer")
 
 
 def test_one_request_that_a_model_never_answers_leaves_it_to_the_others(make: Make, way: Ask) -> None:
@@ -948,6 +1049,19 @@ def test_a_model_in_this_process_is_not_tried_again(make: Make, way: Ask) -> Non
     assert len(lm.requests) == 1
 
 
+def test_a_model_in_this_process_is_not_asked_again_with_a_wrong_key(make: Make, way: Ask) -> None:
+    lm = ScriptedLM([lasting(), lasting()], default="yes")
+    client = make(lm)
+    for number in range(3):
+        with pytest.raises(LMError, match=r"^wrong key") as info:
+            way(client, ask(str(number)), None)
+        assert info.value.is_lasting
+    assert len(lm.requests) == client.counters.attempts == 1
+    with pytest.raises(LMError):
+        way(serving := make(lm, gives_up=False), ask(), None)
+    assert way(serving, ask(), None).text == "yes"
+
+
 def test_every_attempt_counts_against_the_ceiling(make: Make, way: Ask) -> None:
     lm = Remote(*[failing(LMErrorKind.SERVER)] * 9)
     client = make(lm, ceiling=Ceiling(max_calls=2))
@@ -1095,12 +1209,17 @@ def test_waiting_on_the_loop_for_money_is_refused() -> None:
 
     class Asking(Remote):
         async def acomplete(self, request: Request) -> Reply:
-            return client.complete(replace(request, model="dear"))
+            hold = ceiling.reserve(0.05)  # somebody else's, who is under way
+            try:
+                return client.complete(replace(request, model="dear"))
+            finally:
+                ceiling.settle(hold, 0.0)
 
     table = {"price": {"input": 0.0, "output": 10_000.0}}
     models = Catalog({name: {"model": f"remote/{name}", **table} for name in ("dear", "asking")})
     lms: dict[str, LM | AsyncLM] = {"dear": Dear(), "asking": Asking()}
-    client = Client(lm_for=lambda name: lms[name], store=None, ceiling=Ceiling(max_cost_usd=0.15), models=models)
+    ceiling = Ceiling(max_cost_usd=0.15)
+    client = Client(lm_for=lambda name: lms[name], store=None, ceiling=ceiling, models=models)
     with closing(client), pytest.raises(RuntimeError, match="would wait for itself"):
         client.complete(replace(ask(), model="asking", max_tokens=10))
 
@@ -1113,6 +1232,80 @@ def test_a_model_on_the_loop_may_ask_another_one(make: Make) -> None:
 
     client = make(Delegating())
     assert client.complete(ask("outer")).text == "inner"
+
+
+# --- models that ask others while they answer
+
+
+class Ensemble:
+    """A model that asks another one three times at once, and says what most of them said."""
+
+    def __init__(self, cost_usd: float | None = None) -> None:
+        self.client: Client | None = None
+        self.cost_usd = cost_usd
+
+    async def acomplete(self, request: Request) -> Reply:
+        assert self.client is not None
+        text = request.messages[-1]["content"]
+        votes = [self.client.acomplete(replace(ask(f"{text} {number}"), model="remote/inner")) for number in range(3)]
+        return Reply(text=(await asyncio.gather(*votes))[0].text, cost_usd=self.cost_usd)
+
+
+class Chooser:
+    """A model in this process that asks another one."""
+
+    client: Client
+
+    def complete(self, request: Request) -> Reply:
+        return self.client.complete(replace(request, model="remote/inner"))
+
+
+def nested(outer: LM | AsyncLM, inner: LM | AsyncLM, ceiling: Ceiling, **settings: Any) -> Client:
+    lms = {"remote/outer": outer, "remote/inner": inner}
+    client = Client(lm_for=lambda name: lms[name], store=None, ceiling=ceiling, sleep=Pauses(), **settings)
+    outer.client = client  # type: ignore[union-attr]
+    return client
+
+
+async def all_of(client: Client, calls: int) -> list[Reply | BaseException]:
+    """The answers to that many calls at once; a wait for ever ends in a failure."""
+    tasks = [client.acomplete(replace(ask(str(number)), model="remote/outer")) for number in range(calls)]
+    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), timeout=60)
+
+
+@pytest.mark.parametrize("inner", [Remote, lambda: ScriptedLM([], default="yes")])
+@pytest.mark.parametrize("outer", [Ensemble, lambda: Ensemble(0.01), Chooser])
+@pytest.mark.parametrize("max_cost_usd", [None, 1.0])
+def test_models_that_ask_others_get_their_answers_however_few_may_go_at_once(
+    outer: Callable[[], Any], inner: Callable[[], LM | AsyncLM], max_cost_usd: float | None
+) -> None:
+    ceiling = Ceiling(max_calls=999, max_cost_usd=max_cost_usd)
+    with closing(nested(outer(), inner(), ceiling, max_concurrency=2)) as client:
+        answers = asyncio.run(all_of(client, 6))
+    assert all(isinstance(answer, Reply) for answer in answers), answers
+
+
+def test_a_model_that_asks_others_past_the_ceiling_is_refused_and_waits_for_nobody() -> None:
+    price = {"price": {"input": 0.0, "output": 10_000.0}}
+    models = Catalog({name: {"model": name, **price} for name in ("remote/inner", "remote/outer")})
+    ceiling = Ceiling(max_cost_usd=100.0)
+    with closing(nested(Ensemble(0.0), Remote(), ceiling, models=models)) as client:
+        answers = asyncio.run(all_of(client, 6))
+    assert {type(answer) for answer in answers} <= {Reply, BudgetExhausted}
+    assert BudgetExhausted in {type(answer) for answer in answers}
+    assert ceiling.cost_usd <= 100.0
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_model_that_asks_itself_for_ever_is_told_so(make: Make, way: Ask, is_same: bool) -> None:
+    class Circular(Remote):
+        async def acomplete(self, request: Request) -> Reply:
+            text = request.messages[-1]["content"]
+            return await client.acomplete(ask(text if is_same else f"{text}!"))
+
+    client = make(Circular())
+    with pytest.raises(ModelError, match=r"remote/x asks itself while it answers.*name another model"):
+        way(client, ask(), None)
 
 
 def test_a_cancelled_wait_cancels_the_call(make: Make) -> None:

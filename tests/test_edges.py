@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from pytest_promptopt.errors import LMError, LMErrorKind
+from pytest_promptopt.lms.attempts import cost_of_failure
 from pytest_promptopt.lms.background import BackgroundLoop
 from pytest_promptopt.lms.base import AsyncLM, Reply, Request, Usage
 from pytest_promptopt.lms.litellm_edge import LiteLLM, litellm_module
@@ -293,6 +294,59 @@ def test_reasoning_that_used_up_max_tokens_is_named_as_the_cause(
     spent = usage(completion_tokens_details={"reasoning_tokens": 3})
     server.will(completion("", finish_reason="length", usage=spent))
     assert "max_tokens is too small: reasoning used all of it" in str(failure(background, make(server.url)))
+
+
+WITHHELD = [
+    completion(None, finish_reason="content_filter"),
+    message(content=None, refusal="I cannot help"),
+    completion("", finish_reason="length"),
+    completion(None),
+]
+
+
+@pytest.mark.parametrize("response", WITHHELD)
+def test_an_answer_that_cannot_be_used_costs_what_it_cost(
+    make: Make, background: BackgroundLoop, server: Loopback, response: Answer
+) -> None:
+    server.will(response)
+    error = failure(background, make(server.url))
+    assert cost_of_failure(error) == error.cost_usd == pytest.approx((7 * 0.15 + 3 * 0.60) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("response", "cost_usd"),
+    [
+        (replace(completion("billing"), cut_after=40), None),
+        (replace(completion("billing"), cut_after=0), None),
+        (completion(None, finish_reason="content_filter", usage=None), None),
+        (Answer(body='{"error": {"message": "busy", "code": "server_error"}}'), None),
+        (HTML, None),
+        (Answer(body='{"error": {"message": "slow down", "code": 429}}'), 0.0),
+        (refusal(400, "Rejected", code="content_policy_violation"), 0.0),
+        (refusal(401), 0.0),
+        (refusal(429), 0.0),
+        (refusal(503), 0.0),
+    ],
+)
+def test_what_broke_off_after_its_status_has_an_unknown_cost_and_a_refusal_has_none(
+    make: Make, background: BackgroundLoop, server: Loopback, response: Answer, cost_usd: float | None
+) -> None:
+    server.will(response)
+    assert cost_of_failure(failure(background, make(server.url))) == cost_usd
+
+
+def test_a_connection_that_never_stood_costs_nothing(make: Make, background: BackgroundLoop) -> None:
+    with nobody_listens() as nowhere:
+        assert cost_of_failure(failure(background, make(nowhere))) == 0.0
+
+
+def test_no_key_of_another_provider_is_shown_either(make: Make, background: BackgroundLoop, server: Loopback) -> None:
+    server.will(refusal(401, "q7Zt0aBv93kLmXpR is no key"))
+    lm = make(server.url, environ={**ENVIRON, "SOMEBODYS_TOKEN": "q7Zt0aBv93kLmXpR"})
+    background.run(lm.prepare())
+    error = failure(background, lm)
+    assert "… is no key" in str(error)
+    assert "q7Zt" not in "".join(traceback.format_exception(error))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What went wrong, by status, code and words; how long to wait; and that no message holds a key."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from itertools import product
@@ -19,6 +20,7 @@ from pytest_promptopt.lms.faults import (
     read_words,
     redacted,
     retry_after_seconds,
+    secrets_in,
     words_of,
 )
 from pytest_promptopt.lms.models import Catalog
@@ -75,6 +77,15 @@ SAID = [
     (307, "", "", BAD, True),
     (429, "", "", RATE, False),
     (400, "ThrottlingException", "Too many requests", RATE, False),
+    (400, "", "bad value: 'too many requests'", BAD, False),
+    (422, "", "rate limit must be an integer", BAD, False),
+    (503, "", "too many requests", RATE, False),
+    (400, "", "bad value: 'my card says insufficient funds'", BAD, False),
+    (422, "string_type", "insufficient credits", BAD, False),
+    (500, "", "insufficient funds", SERVER, False),
+    (403, "", "You are unable to access example.com", AUTH, False),
+    (403, "", "Forbidden. You don't have permission to access this resource.", AUTH, False),
+    (403, "", "Generative Language API has not been used; check the region of your project", AUTH, True),
     (429, "engine_overloaded_error", "The engine is currently overloaded", RATE, False),
     (529, "overloaded_error", "Overloaded", SERVER, False),
     (503, "UNAVAILABLE", "The model is overloaded. Please try again later.", SERVER, False),
@@ -106,7 +117,12 @@ def test_what_providers_say_is_understood(
         ('[{"error": {"message": "m", "code": 429, "status": "S"}}]', Said(code="429 S", text="m", status=429)),
         ('{"error": "m"}', Said(text="m")),
         ('{"detail": "m"}', Said(text="m")),
-        ('{"detail": [{"loc": ["body", "x"]}]}', Said(text='[{"loc": ["body", "x"]}]')),
+        ('{"detail": [{"loc": ["body", "x"]}]}', Said(text="body.x")),
+        (
+            '{"detail": [{"type": "missing", "loc": ["body", 0], "msg": "Field required", "input": "of a customer"},'
+            ' "odd", 7]}',
+            Said(code="missing", text="body.0: Field required; odd"),
+        ),
         ('{"object": "error", "message": "m", "type": "t"}', Said(code="t", text="m")),
         ('{"error": {"message": "m", "metadata": {"raw": "why"}}}', Said(text="m why")),
         ("m", Said(text="m")),
@@ -212,6 +228,14 @@ def test_what_looks_like_a_key_is_not_shown(key: str) -> None:
 @pytest.mark.parametrize("text", ["a task-oriented model", "none of these", "2 * 3 ** 4", "risk-assessment-tool"])
 def test_what_does_not_look_like_a_key_is_shown(text: str) -> None:
     assert redacted(text, "none") == text
+
+
+def test_no_value_under_the_name_of_a_key_is_shown_whoever_it_is_for() -> None:
+    environ = {"MISTRAL_API_KEY": "q7Zt0aBv", "db_password": " hunter2hunter2\n", "X_KEY": "short", "HOME": "/home/me"}
+    origin = replace(ORIGIN, secrets=secrets_in({**environ, "LONGER_TOKEN": "q7Zt0aBv-and-more"}))
+    said = "q7Zt0aBv, q7Zt0aBv-and-more and hunter2hunter2 are not short or in /home/me"
+    assert words_of(said, origin) == "…, … and … are not short or in /home/me"
+    assert "q7Zt" not in repr(origin)
 
 
 def test_a_provider_is_quoted_up_to_a_length() -> None:

@@ -214,3 +214,17 @@ def test_it_is_imported_on_the_first_call_and_says_nothing(server: Loopback) -> 
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert finished.stderr == ""
     assert json.loads(finished.stdout) == [True, "billing"]
+
+
+def test_a_key_that_litellm_finds_itself_is_not_shown_and_its_variable_is_named(
+    background: BackgroundLoop, server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "q7Zt0aBv93kLmXpR2sWc8dYfGh1jNu46"
+    monkeypatch.setenv("DEEPSEEK_API_KEY", key)
+    server.will(refusal(401, f"Unauthorized: the key {key} is not known here"))
+    lm = lm_for(base_url=server.url)
+    background.run(lm.prepare())
+    error = failure(background, lm)
+    assert server.heard[0].headers["authorization"] == f"Bearer {key}"
+    assert key not in str(error) + repr(error.__dict__)
+    assert "(set DEEPSEEK_API_KEY to a key that the provider accepts)" in str(error)

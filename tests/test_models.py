@@ -7,7 +7,14 @@ import pytest
 from pytest_promptopt.errors import ModelError
 from pytest_promptopt.lms.base import Usage
 from pytest_promptopt.lms.litellm_edge import LiteLLM
-from pytest_promptopt.lms.models import DEFAULT_TIMEOUT_SECONDS, Catalog, Edge, ModelSettings, Price
+from pytest_promptopt.lms.models import (
+    DEFAULT_TIMEOUT_SECONDS,
+    Catalog,
+    Edge,
+    ModelSettings,
+    Price,
+    without_credentials,
+)
 from pytest_promptopt.lms.offline import OfflineLM
 from pytest_promptopt.lms.openai_edge import OpenAICompatible
 from pytest_promptopt.lms.registry import Registry
@@ -182,3 +189,31 @@ def test_an_unknown_model_is_told_the_projects_own() -> None:
     registry = Registry(Catalog({"fast": {"model": MINI}, "slow": {"model": MINI}}), environ={})
     with pytest.raises(ModelError, match=r"Nobody knows the model 'fats'. Models of this project: fast, slow. Offline"):
         registry.lm_for("fats")
+
+
+@pytest.mark.parametrize("url", ["me:s3cret@gateway:8000/v1", "ftp://me:s3cret@gateway", "me:s3/cret@gateway/v1"])
+def test_an_address_that_is_refused_is_shown_without_its_credentials(url: str) -> None:
+    for make in (lambda: Catalog({"mini": {"model": MINI, "base_url": url}}), lambda: in_environment(url)):
+        with pytest.raises(ModelError, match="gateway") as caught:
+            make()
+        assert "cret" not in str(caught.value)
+
+
+def in_environment(url: str) -> object:
+    return Catalog(environ={"OPENAI_BASE_URL": url}).find(MINI)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://me:secret@example.com/v1?token=secret", "https://example.com/v1"),
+        ("https://me:se@cret@example.com/v1", "https://example.com/v1"),
+        ("https://me:se/cret@example.com/v1", "https://example.com/v1"),
+        ("me:secret@example.com:8000/v1", "example.com:8000/v1"),
+        ("example.com:8000/v1/@team", "example.com:8000/v1/@team"),
+        ("https://example.com/v1/@team", "https://example.com/v1/@team"),
+        ("http://localhost:8000/v1", "http://localhost:8000/v1"),
+    ],
+)
+def test_of_an_address_everything_is_shown_but_credentials_and_query(address: str, shown: str) -> None:
+    assert without_credentials(address) == shown

@@ -316,11 +316,33 @@ PROXY = "http://proxy.example.com:3128"
 def test_the_way_leads_through_the_users_proxy_but_not_on_this_machine(
     address: str, environ: dict[str, str], proxy: str | None
 ) -> None:
-    assert proxy_for(address, environ) == proxy
+    found = proxy_for(address, environ)
+    assert (found and found.url) == proxy
+    assert found is None or environ[found.variable] in (PROXY, "proxy.example.com:3128")
 
 
-def test_a_proxy_that_is_gone_is_a_server_that_does_not_answer() -> None:
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "all_proxy"])
+def test_a_proxy_that_is_gone_is_named_with_its_variable_and_without_its_password(name: str) -> None:
     with nobody_listens() as nowhere:
-        environ = {"HTTP_PROXY": nowhere.removesuffix("/v1"), "OPENAI_API_KEY": "sk-0123456789"}
+        proxy = nowhere.removesuffix("/v1")
+        environ = {name: proxy.replace("//", "//me:s3cret@"), "OPENAI_API_KEY": "sk-0123456789"}
         error = failure(lm_for("http://api.example.com/v1", environ=environ))
-    assert error.kind is LMErrorKind.SERVER
+    assert (error.kind, error.is_lasting, error.is_billed) == (LMErrorKind.SERVER, False, False)
+    assert f"no connection to the proxy {proxy}. Is it running, and is {name} right?" in str(error)
+    assert "base_url" not in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks5", "SOCKS5h"])
+def test_a_socks_proxy_is_refused_before_the_first_call(scheme: str) -> None:
+    environ = {"ALL_PROXY": f"{scheme}://me:s3cret@proxy.example.com:1080", "OPENAI_API_KEY": "sk-0123456789"}
+    with pytest.raises(LMError, match=r"ALL_PROXY names the SOCKS proxy .*aiohttp speaks HTTP proxies only") as caught:
+        asyncio.run(lm_for("http://api.example.com/v1", environ=environ).prepare())
+    assert caught.value.is_lasting
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_large_request_is_sent_without_a_warning(server: Loopback) -> None:
+    text = "long " * 300_000
+    server.will(completion("billing"))
+    assert answer(lm_for(server.url), replace(REQUEST, messages=({"role": "user", "content": text},))) == "billing"
+    assert server.heard[0].body["messages"][0]["content"] == text

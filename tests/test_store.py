@@ -1,5 +1,6 @@
 """The store: what is in it survives, what is not ours is refused, and nobody else reads it."""
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -232,7 +233,7 @@ def folder_instead(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("spoil", [foreign, newer, corrupt_reply, no_database, Path.touch, folder_instead])
+@pytest.mark.parametrize("spoil", [newer, corrupt_reply, no_database])
 def test_a_file_that_cannot_be_read_is_named_and_may_be_deleted(tmp_path: Path, spoil) -> None:
     path = tmp_path / FILE_NAME
     spoil(path)
@@ -242,6 +243,42 @@ def test_a_file_that_cannot_be_read_is_named_and_may_be_deleted(tmp_path: Path, 
     assert str(path) in str(refusal.value)
     assert "Delete it (that is safe" in str(refusal.value)
     assert (path.read_bytes() if path.is_file() else None) == before
+
+
+@pytest.mark.parametrize("spoil", [foreign, Path.touch, folder_instead])
+def test_what_is_not_ours_is_named_and_left_alone(tmp_path: Path, spoil) -> None:
+    path = tmp_path / FILE_NAME
+    spoil(path)
+    with closing(Store(tmp_path)) as store, pytest.raises(UsageError, match="promptopt_store") as refusal:
+        store.get("key")
+    assert str(path) in str(refusal.value)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (sqlite3.SQLITE_FULL, "Make room"),
+        (sqlite3.SQLITE_IOERR_WRITE, "has room"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "wait for it to end"),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, "writable"),
+    ],
+)
+def test_a_store_that_is_sound_is_never_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+) -> None:
+    class Failing(Store):
+        def _insert(self, row: tuple[str, str, str]) -> None:
+            error = sqlite3.OperationalError("as SQLite says it")
+            error.sqlite_errorcode = code
+            raise error
+
+    monkeypatch.setattr("pytest_promptopt.lms.store._BUSY_SECONDS", 0.0)
+    with closing(Failing(tmp_path)) as store:
+        for put in (store.put, lambda *row: asyncio.run(store.aput(*row))):
+            with pytest.raises(UsageError, match=advice) as refusal:
+                put("key", Reply(text="lost"), REQUEST)
+            assert "elete" not in str(refusal.value)
 
 
 def test_a_folder_with_other_peoples_files_is_left_alone(tmp_path: Path) -> None:

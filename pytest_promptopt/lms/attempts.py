@@ -11,12 +11,14 @@ from typing import Protocol
 from pytest_promptopt.errors import LMError, LMErrorKind
 from pytest_promptopt.lms.base import AsyncLM, Reply, Request, Usage
 from pytest_promptopt.lms.bounds import Bound
-from pytest_promptopt.lms.ceiling import Ceiling, Hold
+from pytest_promptopt.lms.ceiling import Ceiling, Hold, Outer
 from pytest_promptopt.lms.models import ModelSettings
+from pytest_promptopt.lms.nesting import Answering, outer_holds
 from pytest_promptopt.lms.retries import NO_PAUSE, TRANSIENT, Patience, Pause, last_words
 from pytest_promptopt.lms.traffic import Lane, Traffic, Turn
 
 _MAYBE_BILLED = frozenset({LMErrorKind.TIMEOUT, LMErrorKind.MALFORMED})
+"""Kinds that come after work was done, whatever the status; and so does a refusal that came as an answer."""
 
 
 class Settle(Protocol):
@@ -29,6 +31,8 @@ class Settle(Protocol):
 class Attempts:
     """Attempts of all models, on whichever event loop runs now; every one is reserved under ``ceiling`` and settled.
 
+    ``check`` is asked before each reservation, and raises where no provider may be asked any more.
+
     Another loop, after a fork or a close, starts with open lanes, models to prepare, and nothing under way.
     """
 
@@ -40,12 +44,14 @@ class Attempts:
         make_traffic: Callable[[], Traffic],
         rng: Random,
         gives_up: bool,
+        check: Callable[[], None],
     ) -> None:
         self._ceiling = ceiling
         self._settle = settle
         self._make_traffic = make_traffic
         self._rng = rng
         self._gives_up = gives_up
+        self._check = check
         self._here: _Here | None = None
 
     @property
@@ -58,14 +64,15 @@ class Attempts:
         here = self._on_this_loop()
         lane = here.traffic.lane(settings)
         await self._prepare(here, lm, lane)
-        patience, first = Patience(self._rng), None
+        patience, outer, first = Patience(self._rng), outer_holds(), None
         while True:
-            turn, hold = await self._enter(lane, request, bound)
+            turn, hold = await self._enter(lane, request, bound, outer)
             first = first or turn
             try:
-                return await self._attempt(lm, request, bound, lane, turn, hold)
+                with Answering(model=settings.name, request=request, hold=hold):
+                    return await self._attempt(lm, request, bound, lane, turn, hold, is_inner=bool(outer))
             except LMError as error:
-                pause = self._pause_after(error, lane, first, patience)
+                pause = self._pause_after(error, request, lane, first, patience)
             if pause is not NO_PAUSE:
                 await lane.rest(pause.seconds)
 
@@ -89,13 +96,21 @@ class Attempts:
                 lane.give_up(error)
             raise
 
-    async def _enter(self, lane: Lane, request: Request, bound: Bound) -> tuple[Turn, Hold]:
+    async def _enter(self, lane: Lane, request: Request, bound: Bound, outer: Outer) -> tuple[Turn, Hold]:
         """A turn in the lane, and the money for it; asked for last, since what only waits has not been paid for."""
-        bound_usd = None if self._ceiling.max_cost_usd is None else bound.cost_usd(request)
         tokens = bound.probable_tokens(request) if lane.counts_tokens else 0
-        return await lane.enter(tokens, partial(self._ceiling.areserve, bound_usd), self._ceiling.give_back)
+        reserve = partial(self._reserve, request, bound, outer)
+        return await lane.enter(tokens, reserve, self._ceiling.give_back, is_inner=bool(outer))
 
-    async def _attempt(self, lm: AsyncLM, request: Request, bound: Bound, lane: Lane, turn: Turn, hold: Hold) -> Reply:
+    async def _reserve(self, request: Request, bound: Bound, outer: Outer) -> Hold:
+        """The money for an attempt that could start right now, by all that its bound has learned while it waited."""
+        self._check()
+        bound_usd = None if self._ceiling.max_cost_usd is None else bound.cost_usd(request)
+        return await self._ceiling.areserve(bound_usd, outer=outer)
+
+    async def _attempt(
+        self, lm: AsyncLM, request: Request, bound: Bound, lane: Lane, turn: Turn, hold: Hold, *, is_inner: bool
+    ) -> Reply:
         try:
             reply = await lm.acomplete(request)
         except BaseException as error:
@@ -106,19 +121,21 @@ class Attempts:
         else:
             self._settle(hold, reply.cost_usd, reply.usage)
         finally:
-            lane.leave()
+            lane.leave(is_inner=is_inner)
         bound.learn(request, reply)
         lane.succeed(turn, None if reply.usage is None else reply.usage.prompt_tokens + reply.usage.completion_tokens)
         return reply
 
-    def _pause_after(self, error: LMError, lane: Lane, first: Turn, patience: Patience) -> Pause:
+    def _pause_after(self, error: LMError, request: Request, lane: Lane, first: Turn, patience: Patience) -> Pause:
         """How long to wait before the next attempt. Where there is none, raises what there is to say.
 
-        A model that answered nobody while two calls used up all their attempts is down, and not asked again.
+        A model that answered nobody while several calls used up all their attempts is down, and not asked again.
         """
         pause = patience.pause_after(error)
         if pause is None:
-            is_down = error.kind in TRANSIENT and lane.is_down_after(first)
+            is_down = error.kind in TRANSIENT and lane.is_down_after(
+                first, _content_of(request), is_unreached=patience.is_unreached
+            )
             final = last_words(error)
             if self._gives_up and (error.is_lasting or is_down):
                 lane.give_up(final)
@@ -160,6 +177,21 @@ class _Here:
         task.result()
 
 
+def _content_of(request: Request) -> str:
+    """What tells a request from others that a model may be asked, draws of the same one aside."""
+    return repr((request.messages, request.schema, request.temperature, request.max_tokens))
+
+
 def cost_of_failure(error: BaseException) -> float | None:
-    """A request that the provider refused is free; one that was cut off may still be on the bill."""
-    return 0.0 if isinstance(error, LMError) and error.kind not in _MAYBE_BILLED else None
+    """A request that the provider refused is free; one that was cut off may still be on the bill (``None``)."""
+    if not isinstance(error, LMError):
+        return None
+    if error.cost_usd is not None:
+        return error.cost_usd
+    is_billed = _may_be_billed(error) if error.is_billed is None else error.is_billed
+    return None if is_billed else 0.0
+
+
+def _may_be_billed(error: LMError) -> bool:
+    is_withheld = error.kind is LMErrorKind.CONTENT_POLICY and error.status is None
+    return is_withheld or error.kind in _MAYBE_BILLED

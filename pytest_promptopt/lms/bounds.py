@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from threading import Lock
 
 from pytest_promptopt.lms.base import Reply, Request
@@ -30,6 +31,7 @@ class Bound:
         self._is_free = is_free
         self._lock = Lock()
         self._dearest_usd = 0.0
+        self._has_seen_price = is_free
         self._longest: dict[int | None, int] = {}  # by max_tokens, which not every provider keeps to
         self._completions = 0
         self._completion_tokens = 0
@@ -37,10 +39,11 @@ class Bound:
     def cost_usd(self, request: Request) -> float | None:
         """The most that an attempt costs, in US dollars; ``None`` when nobody knows.
 
-        A model without a price costs as much as its dearest reply so far; one in this process nothing until it does.
+        A model without a price costs as much as its dearest reply so far, nothing if all of them said so; one in this
+        process nothing until it does.
         """
         if self._price is None:
-            return self._dearest_usd if self._is_free or self._dearest_usd else None
+            return self._dearest_usd if self._has_seen_price else None
         input_usd = max(self._price.input_usd, self._price.cached_input_usd or 0.0)
         output_tokens = max(request.max_tokens or self._most_output_tokens, self._longest.get(request.max_tokens, 0))
         usd = most_prompt_tokens(request) * input_usd + output_tokens * self._price.output_usd
@@ -53,10 +56,12 @@ class Bound:
 
     def learn(self, request: Request, reply: Reply) -> None:
         """Take ``reply`` into account."""
-        if not reply.cost_usd and (self._is_free or reply.usage is None):
+        if not reply.cost_usd and self._has_seen_price and (self._is_free or reply.usage is None):
             return
         with self._lock:
-            self._dearest_usd = max(self._dearest_usd, reply.cost_usd or 0.0)
+            if reply.cost_usd is not None and 0.0 <= reply.cost_usd < inf:
+                self._dearest_usd = max(self._dearest_usd, reply.cost_usd)
+                self._has_seen_price = True
             if reply.usage is not None:
                 tokens = reply.usage.completion_tokens
                 self._longest[request.max_tokens] = max(tokens, self._longest.get(request.max_tokens, 0))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from pytest_promptopt.errors import LMError, LMErrorKind
 from pytest_promptopt.lms.base import Request, Usage
 from pytest_promptopt.lms.faults import Origin, Said, error_from_words, malformed, words_in, words_of
+
+CostOf = Callable[[Usage], float | None]
+"""What a completion of that usage costs, in US dollars; ``None`` when nobody knows."""
 
 
 def parameters_of(request: Request, *, takes_schema: bool) -> dict[str, Any]:
@@ -56,7 +59,9 @@ def _is_typed(schema: Mapping[str, Any]) -> bool:
 
 
 def _is_closed(schema: Mapping[str, Any]) -> bool:
-    if schema.get("type") != "object" and "properties" not in schema:
+    kinds = schema.get("type")
+    is_object = "object" in kinds if isinstance(kinds, list) else kinds == "object"
+    if not is_object and "properties" not in schema:
         return True
     names = set(schema.get("properties", {}))
     return schema.get("additionalProperties") is False and names == set(schema.get("required", ()))
@@ -134,11 +139,23 @@ def _schema_in(parameters: Mapping[str, Any]) -> str:
     return json.dumps(asked, sort_keys=True) if asked else ""
 
 
-def read_completion(content: object, origin: Origin) -> tuple[str, Usage | None]:
-    """The text of a completion and what it took. Raises ``LMError`` for one that has none, saying why.
+def read_completion(content: object, origin: Origin, cost_of: CostOf) -> tuple[str, Usage | None, float | None]:
+    """The text of a completion, what it took, and what it costs. Raises ``LMError`` for one without text, saying why.
 
-    An empty text that the model ended by itself is its answer. Of several choices the first counts.
+    An empty text that the model ended by itself is its answer. Of several choices the first counts. An answer that is
+    withheld or cannot be used is paid for like any other, which its error says.
     """
+    usage = read_usage(content.get("usage")) if isinstance(content, Mapping) else None
+    cost_usd = None if usage is None else cost_of(usage)
+    try:
+        return _read_text(content, origin), usage, cost_usd
+    except LMError as error:
+        error.cost_usd = cost_usd
+        error.is_billed = usage is not None or error.status is None
+        raise
+
+
+def _read_text(content: object, origin: Origin) -> str:
     choice, message = _first_choice(content, origin)
     text = _text(message.get("content"))
     reason = choice.get("finish_reason")
@@ -152,7 +169,7 @@ def read_completion(content: object, origin: Origin) -> tuple[str, Usage | None]
         raise malformed(origin, _cut_short(usage))
     if text is None:
         raise malformed(origin, "the reply has no text", json.dumps(content))
-    return text, read_usage(usage)
+    return text
 
 
 def read_usage(usage: object) -> Usage | None:

@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
@@ -23,14 +23,15 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
-from pytest_promptopt.errors import LMError, UnrecordedError
+from pytest_promptopt.errors import LMError, LMErrorKind, UnrecordedError, UsageError
 from pytest_promptopt.lms.attempts import Attempts, cost_of_failure
 from pytest_promptopt.lms.background import BackgroundLoop, awaited, result_of
 from pytest_promptopt.lms.base import LM, AsyncLM, Message, Messages, Reply, Request, Usage
 from pytest_promptopt.lms.bounds import Bounds, MostOutputTokensOf, PriceOf
 from pytest_promptopt.lms.ceiling import Ceiling, Hold
 from pytest_promptopt.lms.models import Catalog, ModelSettings
-from pytest_promptopt.lms.traffic import Traffic
+from pytest_promptopt.lms.nesting import Answering, outer_holds, refuse_endless_calls, refuse_waiting_for_oneself
+from pytest_promptopt.lms.traffic import Traffic, given_up
 
 if TYPE_CHECKING:
     from pytest_promptopt.lms.store import Store  # simulators and production need no database
@@ -59,7 +60,8 @@ class Scope:
     :class:`~pytest_promptopt.errors.BudgetExhausted`. A call is logical when its client is asked for that draw for the
     first time, whether a store knows the reply or not: what a run would pay for that started with nothing. ``calls``
     are all calls made so far, ``fresh`` the logical ones among them, ``replayed`` those that cost nothing now, and
-    ``cost_usd`` is the sum of known costs of the others.
+    ``cost_usd`` is the sum of known costs of the others. ``fault`` is the first failure that is not about one request:
+    whatever the code under test made of it, what it then returned is no score.
     """
 
     repeat: int = 0
@@ -68,6 +70,7 @@ class Scope:
     fresh: int = 0
     replayed: int = 0
     cost_usd: float = 0.0
+    fault: LMError | None = None
     _ordinals: dict[str, int] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -87,13 +90,23 @@ class Scope:
             elif reply.cost_usd is not None:
                 self.cost_usd += reply.cost_usd
 
+    def blame(self, error: LMError) -> None:
+        """Remember that a call failed."""
+        if error.is_lasting or error.kind not in _ABOUT_ONE_REQUEST:
+            self.fault = self.fault or error
+
+
+_ABOUT_ONE_REQUEST = frozenset({LMErrorKind.CONTEXT_WINDOW, LMErrorKind.CONTENT_POLICY, LMErrorKind.BAD_REQUEST})
+"""Refusals that would come again: a program may well have an answer to them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
     """What went through a client: ``calls`` were asked for, ``replayed`` of them cost nothing, ``attempts`` went out.
 
     Tokens and costs are those of attempts, never of replayed replies; ``unknown_costs`` counts the attempts that
-    ``cost_usd`` leaves out, because nobody knows what they cost.
+    ``cost_usd`` leaves out, because nobody knows what they cost. ``handed_out`` are requests that somebody else's
+    client makes.
     """
 
     calls: int = 0
@@ -101,6 +114,7 @@ class Counters:
     replayed: int = 0
     cost_usd: float = 0.0
     unknown_costs: int = 0
+    handed_out: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -192,7 +206,8 @@ class Client:
     ``models`` says what names stand for, and ``lm_for`` finds what answers for a name. ``store=None`` keeps nothing.
     ``price_of`` and ``most_output_tokens`` tell what a model's tokens cost and how many it writes, so that the ceiling
     on money holds. ``gives_up`` lets a model be given up for good once it cannot be reached; a process that serves for
-    weeks goes on asking. ``rng`` draws the jitter between attempts, ``sleep`` waits pauses out and ``clock`` counts the
+    weeks goes on asking. ``counts_offline`` lets models inside this process use up a ceiling on calls like any other.
+    ``rng`` draws the jitter between attempts, ``sleep`` waits pauses out and ``clock`` counts the
     seconds of a minute's limits.
     """
 
@@ -206,6 +221,7 @@ class Client:
         mode: Mode = Mode.AUTO,
         max_concurrency: int = 16,
         gives_up: bool = True,
+        counts_offline: bool = True,
         price_of: PriceOf | None = None,
         most_output_tokens: MostOutputTokensOf | None = None,
         background: BackgroundLoop | None = None,
@@ -220,6 +236,7 @@ class Client:
         self._ceiling = ceiling
         self._background = background or BackgroundLoop()
         self._models = models or Catalog()
+        self._counts_offline = counts_offline
         self._bounds = Bounds(price_of, most_output_tokens)
         self._attempts = Attempts(
             ceiling=ceiling,
@@ -227,7 +244,11 @@ class Client:
             make_traffic=lambda: Traffic(max_concurrency=max_concurrency, clock=clock, sleep=sleep),
             rng=rng or Random(),
             gives_up=gives_up,
+            check=self._check_store,
         )
+        self._store_fault: UsageError | None = None
+        self._given_up: dict[str, LMError] = {}  # models that answer in the thread that asks
+        self._gives_up = gives_up
         self._lock = Lock()
         self._pid = os.getpid()
         self._flights: dict[str, _Flight] = {}
@@ -241,7 +262,16 @@ class Client:
         Raises :class:`~pytest_promptopt.errors.LMError` when the model does not answer, ``UnrecordedError`` when it may
         not be asked, ``BudgetExhausted`` when a ceiling is reached, and ``ModelError`` for an unknown model.
         """
+        try:
+            return self._complete(request, scope)
+        except LMError as error:
+            if scope is not None:
+                scope.blame(error)
+            raise
+
+    def _complete(self, request: Request, scope: Scope | None) -> Reply:
         settings = self._models.find(request.model)
+        refuse_endless_calls(settings.name)
         request, key = self._identify(request, settings, scope)
         lm = self._lm_for(settings.name)
         self._tally.add_call(self._lock)
@@ -249,6 +279,7 @@ class Client:
             flight, landing = self._board(key)
             if landing is not None:
                 self._background.refuse_waiting_here()
+                refuse_waiting_for_oneself(settings.name, request)
                 reply = self._shared(result_of(landing))
             else:
                 try:
@@ -262,13 +293,23 @@ class Client:
 
     async def acomplete(self, request: Request, scope: Scope | None = None) -> Reply:
         """Answer ``request``, awaited in any asyncio loop; otherwise as :meth:`complete`."""
+        try:
+            return await self._acomplete(request, scope)
+        except LMError as error:
+            if scope is not None:
+                scope.blame(error)
+            raise
+
+    async def _acomplete(self, request: Request, scope: Scope | None) -> Reply:
         settings = self._models.find(request.model)
+        refuse_endless_calls(settings.name)
         request, key = self._identify(request, settings, scope)
         lm = self._lm_for(settings.name)
         self._tally.add_call(self._lock)
         while True:
             flight, landing = self._board(key)
             if landing is not None:
+                refuse_waiting_for_oneself(settings.name, request)
                 reply = self._shared(await awaited(landing))
             else:
                 try:
@@ -279,6 +320,11 @@ class Client:
                     self._land(flight, None)
             if reply is not None:
                 return _noted(reply, scope)
+
+    def hand_out(self) -> None:
+        """Count a request that somebody else's client makes: nothing else can be done about it here."""
+        with self._lock:
+            self._tally.handed_out += 1
 
     @property
     def counters(self) -> Counters:
@@ -293,6 +339,7 @@ class Client:
         if self._attempts.is_used:
             self._background.run(self._attempts.hang_up())
         self._background.close()
+        self._store_fault, self._given_up = None, {}
         if self._store is not None:
             self._store.close()
 
@@ -379,21 +426,37 @@ class Client:
             self._tally.add_replayed(self._lock)
         elif self.mode is Mode.REPLAY and not _is_offline(lm):
             raise _unrecorded(request, settings.name)
+        else:
+            self._check_store()
         return reply
+
+    def _check_store(self) -> None:
+        """Raise ``UsageError`` once a reply could not be kept: what is paid for from then on would be lost."""
+        if self._store_fault is not None:
+            raise UsageError(str(self._store_fault)) from self._store_fault
 
     def _ask(self, lm: LM, settings: ModelSettings, request: Request, key: str) -> Reply:
         """One attempt in this thread."""
         is_offline = _is_offline(lm)
         bound = self._bounds.find(settings, is_offline=is_offline)
-        bound_usd = bound.cost_usd(request)
-        hold = self._ceiling.try_reserve(bound_usd)
+        if settings.name in self._given_up:
+            raise given_up(self._given_up[settings.name])
+        bound_usd, outer = bound.cost_usd(request), outer_holds()
+        is_counted = self._counts_offline or not is_offline
+        hold = self._ceiling.try_reserve(bound_usd, outer=outer, is_counted=is_counted)
         if hold is None:
             self._background.refuse_waiting_here()  # what is waited for may happen on this very thread
-            hold = self._ceiling.reserve(bound_usd)
+            hold = self._ceiling.reserve(bound_usd, outer=outer, is_counted=is_counted)
         try:
-            reply = lm.complete(request)
+            if is_offline:
+                reply = lm.complete(request)  # a simulator asks nobody
+            else:
+                with Answering(model=settings.name, request=request, hold=hold):
+                    reply = lm.complete(request)
         except BaseException as error:
             self._settle(hold, 0.0 if is_offline else cost_of_failure(error))
+            if self._gives_up and isinstance(error, LMError) and error.is_lasting:
+                self._given_up[settings.name] = error
             raise
         self._settle(hold, reply.cost_usd, reply.usage)
         bound.learn(request, reply)
@@ -407,7 +470,7 @@ class Client:
         try:
             bound = self._bounds.find(settings, is_offline=_is_offline(lm))
             outcome = await self._attempts.answer(behind_network, settings, request, bound)
-            self._keep(flight.key, outcome, request)
+            await self._akeep(flight.key, outcome, request)
             return outcome
         except LMError as error:
             outcome = error
@@ -416,8 +479,20 @@ class Client:
             self._land(flight, outcome)
 
     def _keep(self, key: str, reply: Reply, request: Request) -> None:
+        """Store ``reply``. One that cannot be stored still reaches who asked for it, and is the last."""
         if self._store is not None:
-            self._store.put(key, reply, request)
+            try:
+                self._store.put(key, reply, request)
+            except UsageError as error:
+                self._store_fault = error
+
+    async def _akeep(self, key: str, reply: Reply, request: Request) -> None:
+        """As :meth:`_keep`, on the loop, which goes on while another process holds the store."""
+        if self._store is not None:
+            try:
+                await self._store.aput(key, reply, request)
+            except UsageError as error:
+                self._store_fault = error
 
     def _settle(self, hold: Hold, cost_usd: float | None, usage: Usage | None = None) -> None:
         self._ceiling.settle(hold, cost_usd)
@@ -428,16 +503,18 @@ class Client:
         self._lock, self._flights, self._pid = Lock(), {}, os.getpid()
         for shared in (self._ceiling, self._bounds, self._attempts):
             shared.leave_to_parent()
+        if self._store is not None:
+            self._store.unlock()
 
 
 class _Tally:
     """The client's counters while they grow."""
 
-    __slots__ = ("attempts", "calls", "completion_tokens", "cost_usd", "prompt_tokens", "replayed", "unknown_costs")
+    __slots__ = tuple(field.name for field in fields(Counters))
 
     def __init__(self) -> None:
-        self.calls = self.attempts = self.replayed = self.unknown_costs = self.prompt_tokens = 0
-        self.completion_tokens = 0
+        self.calls = self.attempts = self.replayed = self.unknown_costs = self.handed_out = 0
+        self.prompt_tokens = self.completion_tokens = 0
         self.cost_usd = 0.0
 
     def add_call(self, lock: Lock) -> None:

@@ -6,7 +6,8 @@ Names of exceptions decide nothing here: litellm calls a missing key, a refused 
 
 An error is *lasting* where no other call to the model can succeed either: a key that is missing or wrong (401, and 403
 that speaks of keys, permissions or regions), an account without money (402, ``insufficient_quota``), a model that
-nobody knows, an address that is none. A 403 or 404 that says nothing of the sort may be about one request.
+nobody knows, an address that is none. A 403 or 404 that says nothing of the sort may be about one request. What a
+server says may repeat what it was sent, so words count only under statuses that go with them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 
 from pytest_promptopt.errors import LMError, LMErrorKind
-from pytest_promptopt.lms.models import ModelSettings
+from pytest_promptopt.lms.models import ModelSettings, without_credentials
 
 MOST_CHARACTERS = 300
 """How much of a provider's own words a message repeats."""
@@ -29,19 +30,20 @@ MOST_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Who was asked, where, and with which key: what messages are made of. They show everything but the key."""
+    """Who was asked, where, and with which key: what messages are made of. They show no key and no other secret."""
 
     settings: ModelSettings
     address: str | None = None
     key_variable: str | None = None
     key: str = field(default="", repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
         """The model as its user calls it, what is behind it, and where it was looked for."""
         settings = self.settings
         name = settings.name if settings.name == settings.model else f"{settings.name} ({settings.model})"
-        return f"{name} at {_without_credentials(self.address)}" if self.address else name
+        return f"{name} at {without_credentials(self.address)}" if self.address else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +94,11 @@ def error_from_words(
     )
 
 
-def error_from_exception(origin: Origin, error: BaseException) -> LMError:
-    """The error for a connection that failed, by what the operating system said of it."""
+def error_from_exception(origin: Origin, error: BaseException, *, is_sent: bool = True) -> LMError:
+    """The error for a connection that failed, by what the operating system said of it.
+
+    ``is_sent``: the connection stood, so that the provider may have worked on the answer, and charge for it.
+    """
     causes = tuple(causes_of(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         step = "its certificate is not trusted here. Set SSL_CERT_FILE to a file with the certificates to trust."
@@ -104,8 +109,10 @@ def error_from_exception(origin: Origin, error: BaseException) -> LMError:
         return _unreachable(origin, "nothing answers at this address. Is the server running")
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return timed_out(origin)
+    if not is_sent:
+        return _unreachable(origin, "no connection could be made. Is the network up")
     broke_off = f"{origin.name}: the connection broke off before the reply was complete."
-    return LMError(broke_off, kind=LMErrorKind.SERVER)
+    return LMError(broke_off, kind=LMErrorKind.SERVER, is_billed=True)
 
 
 def read_key(settings: ModelSettings, environ: Mapping[str, str]) -> str:
@@ -157,6 +164,8 @@ def words_in(content: object) -> Said | None:
     error = content.get("error") or content.get("detail") or (content if "message" in content else None)
     if not error:
         return None
+    if isinstance(error, list):
+        return _words_of_checks(error)
     if not isinstance(error, Mapping):
         return Said(text=error if isinstance(error, str) else json.dumps(error))
     codes = [error.get(key) for key in ("code", "type", "status")]
@@ -169,17 +178,33 @@ def words_in(content: object) -> Said | None:
     )
 
 
+def _words_of_checks(checks: list[object]) -> Said:
+    """What pydantic's list of failed checks says, but for what was checked: that is what customers wrote."""
+    said = [each for each in checks if isinstance(each, Mapping)]
+    places = [".".join(map(str, each["loc"])) if isinstance(each.get("loc"), list) else "" for each in said]
+    texts = [f"{place}: {each.get('msg') or ''}".strip(": ") for place, each in zip(places, said, strict=True)]
+    texts += [each for each in checks if isinstance(each, str)]
+    return Said(code=" ".join(str(each["type"]) for each in said if each.get("type")), text="; ".join(texts))
+
+
 def words_of(text: str, origin: Origin, *, most: int = MOST_CHARACTERS) -> str:
     """``text`` on one line, without keys, and not too long."""
-    shown = redacted(" ".join(text.split()), origin.key)
+    shown = redacted(" ".join(text.split()), origin.key, *origin.secrets)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
-def redacted(text: str, key: str = "") -> str:
-    """``text`` without ``key``, and without anything that looks like one."""
-    if len(key) >= _SHORTEST_KEY:
-        text = text.replace(key, "…")
+def redacted(text: str, *secrets: str) -> str:
+    """``text`` without any of ``secrets``, and without anything that looks like a key."""
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be the start of another
+        if len(secret) >= _SHORTEST_KEY:
+            text = text.replace(secret, "…")
     return _KEYS.sub("…", text)
+
+
+def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What the environment holds under names of keys: whichever of them is sent, and repeated, it is not shown."""
+    values = {" ".join(value.split()) for name, value in environ.items() if name.upper().endswith(_SECRET_NAMES)}
+    return tuple(value for value in values if len(value) >= _SHORTEST_KEY)
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: float, *, is_rate_limited: bool = False) -> float | None:
@@ -211,17 +236,26 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rule:
-    """Words that tell more than the status does, under the statuses with which they mean it (``None``: all)."""
+    """Words that tell more than the status does, under the statuses with which they mean it (``None``: all).
+
+    Under the statuses of ``with_code`` they mean it where a code comes along: a text alone may repeat what was sent.
+    With ``is_code`` they are looked for in the code alone.
+    """
 
     kind: LMErrorKind
     words: re.Pattern[str]
     is_lasting: bool = False
     statuses: frozenset[int | None] | None = None
     but: frozenset[int | None] = frozenset()
+    with_code: frozenset[int | None] = frozenset()
+    is_code: bool = False
 
-    def holds(self, status: int | None, said: str) -> bool:
-        is_meant = (self.statuses is None or status in self.statuses) and status not in self.but
-        return is_meant and self.words.search(said) is not None
+    def holds(self, status: int | None, code: str, text: str) -> bool:
+        if status in self.but or not (self.statuses is None or status in self.statuses):
+            return False
+        if status in self.with_code and not code:
+            return False
+        return self.words.search(code if self.is_code else f"{code} {text}") is not None
 
 
 def _either(*phrases: str) -> re.Pattern[str]:
@@ -241,6 +275,7 @@ _UNKNOWN_MODEL = _either(
     r"\bmodel\b.{0,150}?(?:does not exist|doesn't exist|not found|not exist|decommissioned)",
     r"is not a (?:valid|chat) model|llm provider not provided",
 )
+_RATE_LIMIT = _either(r"rate[ _]limit|too many requests|throttl|resource[ _]exhausted")
 _RULES = (
     _Rule(
         kind=LMErrorKind.CONTEXT_WINDOW,
@@ -251,7 +286,13 @@ _RULES = (
             r"request too large",  # a whole minute's tokens would not hold it
         ),
     ),
-    _Rule(kind=LMErrorKind.AUTH, is_lasting=True, words=_NO_MONEY),
+    _Rule(
+        kind=LMErrorKind.AUTH,
+        is_lasting=True,
+        words=_NO_MONEY,
+        statuses=frozenset({400, 402, 403, 429, None}),
+        with_code=frozenset({400}),
+    ),
     _Rule(
         kind=LMErrorKind.AUTH,
         is_lasting=True,
@@ -278,14 +319,14 @@ _RULES = (
     _Rule(
         kind=LMErrorKind.AUTH,
         is_lasting=True,
-        words=_either(r"permission|api[ _]key|unauthori[sz]ed|access|country|region|territory|organi[sz]ation"),
+        # A web server's own page speaks of permission too, of that to one address.
+        words=_either(
+            r"permission(?! to access (?:this|/|the requested))", r"api[ _-]?key", r"country|region|territory"
+        ),
         statuses=frozenset({403}),
     ),
-    _Rule(
-        kind=LMErrorKind.RATE_LIMIT,
-        words=_either(r"rate[ _]limit|too many requests|throttl|resource[ _]exhausted"),
-        but=frozenset({401, 402, 404, 408, 504}),
-    ),
+    _Rule(kind=LMErrorKind.RATE_LIMIT, words=_RATE_LIMIT, statuses=frozenset({429, 503, None})),
+    _Rule(kind=LMErrorKind.RATE_LIMIT, words=_RATE_LIMIT, statuses=frozenset({400}), is_code=True),  # Bedrock's way
     # An engine that is overloaded and says 429 is better left alone like any limit.
     _Rule(kind=LMErrorKind.SERVER, words=_either(r"overloaded"), but=frozenset({429})),
 )
@@ -306,6 +347,7 @@ _KIND_BY_STATUS: Mapping[int, LMErrorKind] = {
 
 _BLAMES_REQUEST = _either(r"invalid_request|bad_request|unsupported|not supported")
 _SHORTEST_KEY = 6  # "none" and "EMPTY" are what people set where no key is asked for
+_SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 _KEYS = re.compile(
     r"\bBearer\s+[^\s\"',}]+"
     r"|\b(?:sk|pk|rk|gsk|csk|xai|nvapi|pplx|hf|r8|fw|tgp)[-_][\w*-]{8,}"
@@ -318,8 +360,7 @@ _UNIT_SECONDS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 
 
 def _rule_for(status: int | None, code: str, text: str) -> _Rule | None:
-    said = f"{code} {text}"
-    return next((rule for rule in _RULES if rule.holds(status, said)), None)
+    return next((rule for rule in _RULES if rule.holds(status, code, text)), None)
 
 
 def _next_step(kind: LMErrorKind, status: int | None, said: Said, origin: Origin) -> str:
@@ -339,7 +380,7 @@ def _next_step(kind: LMErrorKind, status: int | None, said: Said, origin: Origin
 
 def _step_to_access(status: int | None, words: str, origin: Origin) -> str:
     variable = origin.key_variable or "the provider's key variable, such as OPENAI_API_KEY"
-    if status == 402 or _NO_MONEY.search(words):
+    if status == 402 or (status != 401 and _NO_MONEY.search(words)):
         return " (the account has no credit left: see its plan and billing)"
     if status == 407:
         return " (the proxy wants credentials: see HTTPS_PROXY)"
@@ -351,7 +392,7 @@ def _step_to_access(status: int | None, words: str, origin: Origin) -> str:
 def _unreachable(origin: Origin, what: str) -> LMError:
     variables = origin.settings.base_url_variables
     set_by = f" ({' or '.join(variables)})" if variables else ""
-    return LMError(f"{origin.name}: {what}, and is base_url{set_by} right?", kind=LMErrorKind.SERVER)
+    return LMError(f"{origin.name}: {what}, and is base_url{set_by} right?", kind=LMErrorKind.SERVER, is_billed=False)
 
 
 def _longer(origin: Origin) -> str:
@@ -374,10 +415,6 @@ def _text_of(error: Mapping[str, object]) -> str:
 def _plain(body: str) -> str:
     """A page's words without its tags."""
     return re.sub(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]{0,500}>", " ", body[:20_000], flags=re.DOTALL)
-
-
-def _without_credentials(address: str) -> str:
-    return re.sub(r"(?<=://)[^/@\s]*@", "", address).partition("?")[0]
 
 
 def _number(written: str) -> float | None:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from pytest_promptopt.errors import LMError
-from pytest_promptopt.lms.base import Reply, Request
+from pytest_promptopt.lms.base import Reply, Request, Usage
 from pytest_promptopt.lms.chat import Amendments, parameters_of, read_completion
 from pytest_promptopt.lms.faults import (
     Origin,
@@ -30,6 +30,7 @@ from pytest_promptopt.lms.faults import (
     missing_key,
     read_key,
     read_words,
+    secrets_in,
     timed_out,
 )
 from pytest_promptopt.lms.models import OPENAI_PROVIDERS, ModelSettings, Price
@@ -49,9 +50,11 @@ class LiteLLM:
         self._amendments = Amendments()
         self._module: ModuleType | None = None
         self._takes_schema = False
+        self._secrets = secrets_in(environ)
 
     async def prepare(self) -> None:
         """Import litellm, for seconds, in which others go on. Raises ``LMError`` where the key is missing."""
+        self._secrets = secrets_in(self._environ)
         origin = self._origin(None)
         litellm = await self._litellm()
         if not origin.key and origin.address is None and (variable := _missing_variable(litellm, self._settings)):
@@ -96,19 +99,20 @@ class LiteLLM:
         settings = self._settings
         key = read_key(settings, self._environ)
         address = endpoint or settings.base_url
-        origin = Origin(settings=settings, address=address, key_variable=settings.key_name, key=key)
+        origin = Origin(
+            settings=settings, address=address, key_variable=_key_variable(settings), key=key, secrets=self._secrets
+        )
         if not key and settings.needs_key and (endpoint is None or settings.key_variable):
             raise missing_key(origin)
         return origin
 
     def _reply(self, response: Any, origin: Origin, latency_seconds: float) -> Reply:
-        text, usage = read_completion(_body_of(response), origin)
-        if usage is None:
-            cost_usd = None
-        elif self._price is not None:
-            cost_usd = self._price.cost_usd(usage)
-        else:
-            cost_usd = (getattr(response, "_hidden_params", None) or {}).get("response_cost") or None  # 0 is a guess
+        def cost_of(usage: Usage) -> float | None:
+            if self._price is not None:
+                return self._price.cost_usd(usage)
+            return (getattr(response, "_hidden_params", None) or {}).get("response_cost") or None  # 0 is a guess
+
+        text, usage, cost_usd = read_completion(_body_of(response), origin, cost_of)
         return Reply(text=text, usage=usage, cost_usd=cost_usd, latency_seconds=latency_seconds)
 
     def _lm_error(self, error: Exception, origin: Origin, sent: Mapping[str, Any]) -> LMError:
@@ -123,7 +127,7 @@ class LiteLLM:
         if came is not None:
             return malformed(origin, "the reply is no completion", came)
         if _is_of_transport(error):
-            return error_from_exception(origin, error)
+            return error_from_exception(origin, error, is_sent=not _is_unconnected(error))
         return _error_by_attributes(error, origin)
 
 
@@ -188,6 +192,13 @@ _SEVERAL_WAYS = frozenset(
 """Providers that let one in by roles, tokens or files as well, or ask for nothing: a missing key says little there."""
 
 
+def _key_variable(settings: ModelSettings) -> str | None:
+    """The variable that the key was read from; litellm tells its name only of one that is missing."""
+    if settings.key_name is not None or settings.provider in _SEVERAL_WAYS:
+        return settings.key_name
+    return f"{settings.provider.upper().replace('-', '_')}_API_KEY"
+
+
 def _missing_variable(litellm: ModuleType, settings: ModelSettings) -> str | None:
     """The variable with the provider's key, where litellm is sure that it needs one and finds none."""
     if settings.provider in _SEVERAL_WAYS:
@@ -226,6 +237,14 @@ def _is_of_transport(error: BaseException) -> bool:
     return any(isinstance(cause, kinds) for cause in causes_of(error))
 
 
+def _is_unconnected(error: BaseException) -> bool:
+    """Whether there never was a connection, so that nobody can have worked on an answer."""
+    import httpx
+
+    kinds = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+    return any(isinstance(cause, kinds) for cause in causes_of(error))
+
+
 _UNREADABLE = re.compile(r"empty or invalid response from llm endpoint|invalid response object", re.IGNORECASE)
 _PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Timeout|Exception): |Timeout Error: |\w+Exception - )+")
 
@@ -237,6 +256,9 @@ def _error_by_attributes(error: Exception, origin: Origin) -> LMError:
     codes = [each for each in (status, code) if isinstance(each, str)]
     said = Said(code=" ".join(codes), text=_PREFIX.sub("", str(error)))
     headers = getattr(error, "litellm_response_headers", None)
-    return error_from_words(
+    lm_error = error_from_words(
         origin, said, status=status if isinstance(status, int) else None, headers=headers, now=time()
     )
+    if lm_error.status is None:  # it may have come in place of an answer, after some work on that
+        lm_error.is_billed = True
+    return lm_error

@@ -148,11 +148,19 @@ class ModelSettings:
 class Catalog:
     """The models of a project: ``tables`` as TOML has them, and what the environment says about providers.
 
-    Raises :class:`~pytest_promptopt.errors.ModelError` for a table that cannot be meant, at once.
+    This process is one of so many ``workers``, which share the limits of a minute. Raises
+    :class:`~pytest_promptopt.errors.ModelError` for a table that cannot be meant, at once.
     """
 
-    def __init__(self, tables: Mapping[str, object] | None = None, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        tables: Mapping[str, object] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        workers: int = 1,
+    ) -> None:
         self._environ = environ or {}
+        self._workers = workers
         self._tables = {name: _Table(name, table) for name, table in (tables or {}).items()}
         self._found: dict[str, ModelSettings] = {}
         for name in self._tables:
@@ -182,8 +190,8 @@ class Catalog:
             base_url=_foreign(table.take("base_url", _url) or self._base_url_of(provider), provider),
             key_variable=table.take("key_variable", _variable),
             price=table.take("price", _price),
-            requests_per_minute=table.take("requests_per_minute", _count),
-            tokens_per_minute=table.take("tokens_per_minute", _count),
+            requests_per_minute=self._shared(table.take("requests_per_minute", _count)),
+            tokens_per_minute=self._shared(table.take("tokens_per_minute", _count)),
             timeout_seconds=table.take("timeout_seconds", _seconds) or DEFAULT_TIMEOUT_SECONDS,
             has_structured_output=_or(table.take("structured_output", _flag), True),
         )
@@ -192,11 +200,15 @@ class Catalog:
             raise table.fault("model", f"names {model!r}; it is written provider/model, such as openai/gpt-4.1-mini")
         return settings
 
+    def _shared(self, most: int | None) -> int | None:
+        """This process's share of what may go out in a minute."""
+        return None if most is None else max(1, most // self._workers)
+
     def _base_url_of(self, provider: str) -> str | None:
         for variable in _base_url_variables(provider):
             written = self._environ.get(variable)
             if written and not _url(written):
-                raise ModelError(f"{variable} = {written!r}; it is {_MEANT['base_url']}")
+                raise ModelError(f"{variable} = {_shown('base_url', written)}; it is {_MEANT['base_url']}")
             if written:
                 return written
         return None
@@ -220,7 +232,7 @@ class _Table:
             return None
         value = read(self.values[key])
         if value is None:
-            written = "…" if key == "key_variable" else repr(self.values[key])  # people paste the key itself
+            written = _shown(key, self.values[key])
             raise self.fault(key, f"= {written}; it is {_MEANT[key]}")
         return value
 
@@ -256,8 +268,24 @@ def _quoted(name: str) -> str:
     return name if re.fullmatch(r"[\w-]+", name) else f'"{name}"'
 
 
+def _shown(key: str, written: object) -> str:
+    """What was written, without what must not be shown: people paste the key itself for the name of its variable."""
+    if key == "key_variable":
+        return "…"
+    return repr(without_credentials(written) if key == "base_url" and isinstance(written, str) else written)
+
+
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
+
+
+def without_credentials(address: str) -> str:
+    """``address`` as it may be shown: neither who asks nor a query is in it, even where it is no address."""
+    return _CREDENTIALS.sub(r"\1", address).partition("?")[0]
+
+
+# A password may hold what no address may; "host:8000/v1/@team" has none.
+_CREDENTIALS = re.compile(r"^((?>(?:[A-Za-z][\w+.-]*://)?))(?:[^/\s]*|[^/\s:@]+:(?!\d+/)[^\s@]*)@")
 
 
 def _foreign(url: str | None, provider: str) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from ipaddress import ip_address
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from weakref import finalize
 
 from pytest_promptopt.errors import LMError, LMErrorKind
-from pytest_promptopt.lms.base import Reply, Request
+from pytest_promptopt.lms.base import Reply, Request, Usage
 from pytest_promptopt.lms.chat import Amendments, parameters_of, read_completion
 from pytest_promptopt.lms.faults import (
     Origin,
@@ -28,10 +29,11 @@ from pytest_promptopt.lms.faults import (
     missing_key,
     read_key,
     read_words,
+    secrets_in,
     timed_out,
     words_of,
 )
-from pytest_promptopt.lms.models import OPENAI_PROVIDERS, ModelSettings, Price, Provider
+from pytest_promptopt.lms.models import OPENAI_PROVIDERS, ModelSettings, Price, Provider, without_credentials
 from pytest_promptopt.lms.prices import find_price
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
+_LARGE_BYTES = 1024 * 1024
 MOST_BYTES = 16 * 1024 * 1024
 """A reply that is longer is none."""
 
@@ -56,10 +59,11 @@ class OpenAICompatible:
         self._amendments = Amendments(is_reasoning=is_reasoning(settings.model_name))
         self._routes: dict[str | None, _Route] = {}
         self._line: _Line | None = None
+        self._secrets = secrets_in(environ)
 
     async def prepare(self) -> None:
         """Get ready on this loop. Raises ``LMError`` where no call could succeed: no key, no address."""
-        self._routes = {}
+        self._routes, self._secrets = {}, secrets_in(self._environ)
         self._route(None)
         self._line_here()
         _ = self._price  # its table takes a moment to read
@@ -88,6 +92,9 @@ class OpenAICompatible:
     def _price(self) -> Price | None:
         return find_price(self._settings)
 
+    def _cost_of(self, usage: Usage) -> float | None:
+        return None if self._price is None else self._price.cost_usd(usage)
+
     def _line_here(self) -> _Line:
         """The connections of the loop that runs here; those of another loop, or of the parent, are not touched."""
         if self._line is None or not self._line.is_here():
@@ -109,7 +116,9 @@ class OpenAICompatible:
         settings = self._settings
         key = read_key(settings, self._environ)
         address = endpoint or settings.base_url or OPENAI_PROVIDERS.get(settings.provider, _NOBODY).base_url
-        origin = Origin(settings=settings, address=address, key_variable=settings.key_name, key=key)
+        origin = Origin(
+            settings=settings, address=address, key_variable=settings.key_name, key=key, secrets=self._secrets
+        )
         if address is None:
             variable = "".join(f", or {name}" for name in settings.base_url_variables[:1])
             message = f"{origin.name}: no address. Set base_url in [tool.pytest-promptopt.models.{settings.table_name}]"
@@ -122,8 +131,7 @@ class OpenAICompatible:
         except (ValueError, RecursionError):
             came = content[:2000].decode("utf-8", "replace")
             raise malformed(origin, "the reply is no JSON", came) from None
-        text, usage = read_completion(body, origin)
-        cost_usd = None if self._price is None or usage is None else self._price.cost_usd(usage)
+        text, usage, cost_usd = read_completion(body, origin, self._cost_of)
         return Reply(text=text, usage=usage, cost_usd=cost_usd, latency_seconds=latency_seconds)
 
 
@@ -147,7 +155,7 @@ class _Route:
     origin: Origin
     url: URL
     headers: Mapping[str, str]
-    proxy: str | None
+    proxy: Proxy | None
 
     @classmethod
     def to(cls, origin: Origin, environ: Mapping[str, str]) -> _Route:
@@ -157,7 +165,10 @@ class _Route:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "pytest-promptopt"}
         if origin.key:
             headers["Authorization"] = f"Bearer {origin.key}"
-        return cls(origin=origin, url=URL(address), headers=headers, proxy=proxy_for(address, environ))
+        proxy = proxy_for(address, environ)
+        if proxy is not None and proxy.url.lower().startswith("socks"):
+            raise _only_http(proxy, origin)
+        return cls(origin=origin, url=URL(address), headers=headers, proxy=proxy)
 
 
 def _connector() -> aiohttp.TCPConnector:
@@ -186,7 +197,15 @@ def _close_there(connector: aiohttp.TCPConnector, loop: asyncio.AbstractEventLoo
             loop.call_soon_threadsafe(lambda: loop.create_task(close()))
 
 
-def proxy_for(address: str, environ: Mapping[str, str]) -> str | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """Where requests go instead of straight to the server, and the environment variable that says so."""
+
+    url: str
+    variable: str
+
+
+def proxy_for(address: str, environ: Mapping[str, str]) -> Proxy | None:
     """The proxy on the way to ``address``, as the environment has it; none to this machine.
 
     Asked once for each address: aiohttp's own ``trust_env`` asks for every call, and reads ``~/.netrc`` besides.
@@ -196,8 +215,25 @@ def proxy_for(address: str, environ: Mapping[str, str]) -> str | None:
     if _is_this_machine(host) or _is_exempt(host, environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
         return None
     names = (f"{parts.scheme}_proxy", f"{parts.scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
-    proxy = next((value for name in names if (value := environ.get(name))), None)
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+    variable = next((name for name in names if environ.get(name)), None)
+    if variable is None:
+        return None
+    url = environ[variable]
+    return Proxy(url=url if "://" in url else f"http://{url}", variable=variable)
+
+
+def _only_http(proxy: Proxy, origin: Origin) -> LMError:
+    message = (
+        f"{origin.name}: {proxy.variable} names the SOCKS proxy {without_credentials(proxy.url)}, and aiohttp speaks "
+        "HTTP proxies only. Name one of those, or exempt this address with NO_PROXY."
+    )
+    return LMError(message, kind=LMErrorKind.BAD_REQUEST, is_lasting=True)
+
+
+def _no_way_through(proxy: Proxy, origin: Origin) -> LMError:
+    shown = without_credentials(proxy.url)
+    message = f"{origin.name}: no connection to the proxy {shown}. Is it running, and is {proxy.variable} right?"
+    return LMError(message, kind=LMErrorKind.SERVER, is_billed=False)
 
 
 def _is_this_machine(host: str) -> bool:
@@ -247,7 +283,7 @@ class _Line:
         except aiohttp.ServerTimeoutError:  # no time-out but that for connecting is this one's
             seconds = f"{CONNECT_SECONDS:g}"
             message = f"{origin.name}: no connection within {seconds} seconds. Is base_url right, and the network up?"
-            raise LMError(message, kind=LMErrorKind.SERVER) from None
+            raise LMError(message, kind=LMErrorKind.SERVER, is_billed=False) from None
         except TimeoutError:
             raise timed_out(origin) from None
         except aiohttp.ClientHttpProxyError as error:
@@ -257,23 +293,40 @@ class _Line:
         except ValueError as error:
             raise _no_address(origin, error) from None
         except (aiohttp.ClientError, OSError, EOFError) as error:
-            raise error_from_exception(origin, error) from None
+            no_proxy = (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
+            if route.proxy is not None and isinstance(error, no_proxy):
+                raise _no_way_through(route.proxy, origin) from None
+            is_sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise error_from_exception(origin, error, is_sent=is_sent) from None
 
     async def _post(self, route: _Route, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        import aiohttp
+
+        proxy = None if route.proxy is None else route.proxy.url
+        data = body if len(body) < _LARGE_BYTES else BytesIO(body)  # else aiohttp warns of the moment that it takes
         async with self._session.post(
-            route.url, data=body, headers=route.headers, proxy=route.proxy, allow_redirects=False
+            route.url, data=data, headers=route.headers, proxy=proxy, allow_redirects=False
         ) as response:
-            parts, size = [], 0
-            async for part in response.content.iter_any():
-                parts.append(part)
-                size += len(part)
-                if size > MOST_BYTES:
-                    response.close()
-                    raise malformed(route.origin, f"the reply is longer than {MOST_BYTES // 2**20} MiB")
-            return response.status, response.headers, b"".join(parts)
+            try:
+                return response.status, response.headers, await _content_of(response, route.origin)
+            except (aiohttp.ClientError, OSError, EOFError) as error:
+                broken = error_from_exception(route.origin, error)
+                broken.is_billed = response.status < 400
+                raise broken from None
 
     async def hang_up(self) -> None:
         """Close every connection."""
         self._silence.detach()
         self._closing.detach()
         await self._session.close()
+
+
+async def _content_of(response: aiohttp.ClientResponse, origin: Origin) -> bytes:
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
+            response.close()
+            raise malformed(origin, f"the reply is longer than {MOST_BYTES // 2**20} MiB")
+    return b"".join(parts)

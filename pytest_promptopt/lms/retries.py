@@ -13,6 +13,9 @@ from pytest_promptopt.errors import LMError, LMErrorKind
 MOST_RETRY_AFTER_SECONDS = 120.0
 """A provider that asks for a longer pause is not waited for."""
 
+SOON_SECONDS = 0.05
+"""The first pause where a provider asks for none at all."""
+
 MOST_AMENDMENTS = 8
 """So many parameters of one call can be left out, one after the other; a model that goes on is broken."""
 
@@ -27,7 +30,9 @@ class Retry:
 
     def back_off_seconds(self, failures: int, retry_after_seconds: float | None) -> float:
         """The pause after that many failures. It grows from what the provider asked for, where that is less."""
-        first_seconds = min(retry_after_seconds or self.first_pause_seconds, self.first_pause_seconds)
+        first_seconds = self.first_pause_seconds
+        if retry_after_seconds is not None:
+            first_seconds = min(max(retry_after_seconds, SOON_SECONDS), first_seconds)
         return min(self.max_pause_seconds, first_seconds * 2.0 ** (failures - 1))
 
 
@@ -57,20 +62,25 @@ NO_PAUSE = Pause(least_seconds=0.0, seconds=0.0)
 
 
 class Patience:
-    """What one call has put up with so far. Kinds are counted apart; amendments are not counted as failures."""
+    """What one call has put up with so far. Kinds are counted apart; amendments are not counted as failures.
 
-    __slots__ = ("_amendments", "_failures", "_rng")
+    ``is_unreached`` as long as no attempt got as far as the model: connections that never stood, refusals for the rate.
+    """
+
+    __slots__ = ("_amendments", "_failures", "_rng", "is_unreached")
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._failures: Counter[LMErrorKind] = Counter()
         self._amendments = 0
+        self.is_unreached = True
 
     def pause_after(self, error: LMError) -> Pause | None:
         """The pause before the next attempt, spread upwards so that callers part; ``None`` when there is none."""
         if error.is_amended and self._amendments < MOST_AMENDMENTS:
             self._amendments += 1
             return NO_PAUSE
+        self.is_unreached = self.is_unreached and _is_unreached(error)
         rule = RETRIES.get(error.kind)
         if rule is None or error.is_lasting:
             return None
@@ -83,6 +93,11 @@ class Patience:
         return Pause(
             least_seconds=least_seconds, seconds=least_seconds + back_off_seconds * self._rng.uniform(0.0, 1.0)
         )
+
+
+def _is_unreached(error: LMError) -> bool:
+    is_unconnected = error.kind is LMErrorKind.SERVER and error.status is None and error.is_billed is False
+    return is_unconnected or error.kind is LMErrorKind.RATE_LIMIT
 
 
 def last_words(error: LMError) -> LMError:

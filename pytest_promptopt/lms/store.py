@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from threading import Lock
+from time import sleep
+from typing import TypeVar
 
 from pytest_promptopt.errors import UsageError
 from pytest_promptopt.lms.base import Reply, Request, Usage
+
+T = TypeVar("T")
 
 FILE_NAME = "replies.sqlite3"
 SCHEMA_VERSION = 1
 
 _APPLICATION_ID = 0x50724F70  # "PrOp": tells our files from other people's SQLite files
 _BUSY_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 0.05
 _IGNORE_ITSELF = "# Written by pytest-promptopt: replies of language models, which are nobody else's business.\n*\n"
 _SCHEMA = f"""
     CREATE TABLE replies (key TEXT PRIMARY KEY, model TEXT NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID;
@@ -44,28 +52,48 @@ class Store:
     def prepare(self) -> None:
         """Make sure that replies can be kept, before the first one is paid for. Raises ``UsageError`` when not."""
         try:
-            with self._lock:
-                self._open()
+            self._patiently(self._open)
         except sqlite3.Error as error:
             raise _unusable(self.path, error) from error
 
     def get(self, key: str) -> Reply | None:
         """The reply stored under ``key``, marked as replayed, or ``None``."""
         try:
-            with self._lock:
-                row = self._open().execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+            try:
+                with self._lock:
+                    row = self._select(key)
+            except sqlite3.OperationalError:
+                row = self._patiently(partial(self._select, key))
             return None if row is None else _reply(row[0])
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
             raise _unusable(self.path, error) from error
 
     def put(self, key: str, reply: Reply, request: Request) -> None:
         """Keep ``reply``. When this returns it is committed: killing the process loses nothing."""
-        row = (key, request.model, _text(reply))
         try:
-            with self._lock:
-                self._open().execute("INSERT OR REPLACE INTO replies (key, model, reply) VALUES (?, ?, ?)", row)
+            self._patiently(partial(self._insert, (key, request.model, _text(reply))))
         except sqlite3.Error as error:
             raise _unusable(self.path, error) from error
+
+    async def aput(self, key: str, reply: Reply, request: Request) -> None:
+        """As :meth:`put`, on an asyncio loop, which stands still for nobody who holds the file."""
+        row = (key, request.model, _text(reply))
+        try:
+            for pause_seconds in _pauses():
+                try:
+                    with self._lock:
+                        return self._insert(row)
+                except sqlite3.OperationalError as error:
+                    _raise_unless_busy(error)
+                await asyncio.sleep(pause_seconds)
+            with self._lock:
+                self._insert(row)
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from error
+
+    def unlock(self) -> None:
+        """Let go of a lock whose holder a fork left behind."""
+        self._lock = Lock()
 
     def close(self) -> None:
         """Let go of the file; the next ``get`` or ``put`` opens it again."""
@@ -73,6 +101,25 @@ class Store:
             connection, self._connection = self._connection, None
             if connection is not None and self._pid == os.getpid():
                 connection.close()
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """What ``act`` gives, once nobody else holds the file; no lock of ours is held in between."""
+        for pause_seconds in _pauses():
+            try:
+                with self._lock:
+                    return act()
+            except sqlite3.OperationalError as error:
+                _raise_unless_busy(error)
+            sleep(pause_seconds)
+        with self._lock:
+            return act()
+
+    def _select(self, key: str) -> tuple[str] | None:
+        row: tuple[str] | None = self._open().execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return row
+
+    def _insert(self, row: tuple[str, str, str]) -> None:
+        self._open().execute("INSERT OR REPLACE INTO replies (key, model, reply) VALUES (?, ?, ?)", row)
 
     def _open(self) -> sqlite3.Connection:
         if self._pid != os.getpid():
@@ -90,10 +137,32 @@ class Store:
         self._connection, self._pid = None, os.getpid()
 
 
+def _pauses() -> Iterator[float]:
+    """Pauses between one try and the next, until they add up to as long as anybody waits for a busy file."""
+    waited_seconds, pause_seconds = 0.0, 0.001
+    while waited_seconds < _BUSY_SECONDS:
+        yield pause_seconds
+        waited_seconds += pause_seconds
+        pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+
+def _raise_unless_busy(error: sqlite3.OperationalError) -> None:
+    if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        raise error
+
+
+def _code(error: BaseException) -> int | None:
+    """SQLite's primary result code; none for what another library says."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     if not os.access(path, os.W_OK):  # SQLite would open it for reading, and complain after the first paid call
-        raise _unusable(path, PermissionError("it may not be written"))
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        raise UsageError(
+            f"The reply store {path} cannot be used: it may not be written. {_ADVICE[sqlite3.SQLITE_PERM]}"
+        )
+    connection = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
     try:
         # In WAL mode NORMAL still survives the death of the process; only a power cut can take the last replies.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -106,7 +175,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-        raise UsageError(f"{path} is not a reply store of pytest-promptopt. {_WAYS_OUT}")
+        raise UsageError(f"{path} is not a reply store of pytest-promptopt, and left alone. {_ELSEWHERE}")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         found = f"{path} has format {version}, and this version of pytest-promptopt reads format {SCHEMA_VERSION}"
@@ -185,14 +254,25 @@ def _reply(text: str) -> Reply:
 
 _decode = json.JSONDecoder().raw_decode  # json.loads looks for blanks around what we wrote ourselves
 
+_ELSEWHERE = "Name another folder with promptopt_store in pytest's ini file."
 _WAYS_OUT = (
     "Delete it (that is safe: it holds nothing but replies, which are then asked for again), "
     "or name another folder with promptopt_store in pytest's ini file."
 )
+_ADVICE: Mapping[int, str] = {
+    sqlite3.SQLITE_FULL: f"Make room on its disk: what it holds stays, and is not paid for again. {_ELSEWHERE}",
+    sqlite3.SQLITE_IOERR: f"See whether its disk has room and can be written. {_ELSEWHERE}",
+    sqlite3.SQLITE_BUSY: f"Another run or program holds it: wait for it to end, and run again. {_ELSEWHERE}",
+    sqlite3.SQLITE_LOCKED: f"Another run or program holds it: wait for it to end, and run again. {_ELSEWHERE}",
+    sqlite3.SQLITE_READONLY: f"Make the file and its folder writable. {_ELSEWHERE}",
+    sqlite3.SQLITE_CANTOPEN: f"See that it is a file, and may be read and written with its folder. {_ELSEWHERE}",
+    sqlite3.SQLITE_PERM: f"Make the file and its folder writable. {_ELSEWHERE}",
+}
 
 
 def _unusable(path: Path, error: Exception) -> UsageError:
-    return UsageError(f"The reply store {path} cannot be used: {error}. {_WAYS_OUT}")
+    advice = _ADVICE.get(_code(error) or 0, _WAYS_OUT)
+    return UsageError(f"The reply store {path} cannot be used: {error}. {advice}")
 
 
 def _unwritable(folder: Path, error: OSError) -> UsageError:

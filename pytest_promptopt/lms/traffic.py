@@ -15,7 +15,10 @@ T = TypeVar("T")
 WINDOW_SECONDS = 60.0
 
 EXHAUSTED_CALLS = 2
-"""So many calls in a row, all attempts of them in vain, and a model is down."""
+"""So many calls in a row, all attempts of them in vain for a reason that no request can be, and a model is down."""
+
+EXHAUSTED_REQUESTS = 3
+"""So many different requests in a row, whatever the reason: the faulty rows of a dataset may be neighbours."""
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
@@ -101,7 +104,9 @@ class Lane:
         sleep: Sleep,
     ) -> None:
         self.successes = 0
-        self._exhausted = 0
+        self._calls_in_vain = 0
+        self._requests_in_vain: set[str] = set()
+        self._is_unreached = True
         self.counts_tokens = tokens_per_minute is not None
         self._max_concurrency = self._limit = float(max_concurrency)
         self._slots = slots
@@ -123,13 +128,21 @@ class Lane:
         return int(self._limit)
 
     async def enter(
-        self, tokens: int, reserve: Callable[[], Awaitable[T]], undo: Callable[[T], None]
+        self,
+        tokens: int,
+        reserve: Callable[[], Awaitable[T]],
+        undo: Callable[[T], None],
+        *,
+        is_inner: bool = False,
     ) -> tuple[Turn, T]:
         """Wait until an attempt may start, and start it; with what ``reserve`` gave, asked when all else was there.
 
         Who has entered must :meth:`leave`. Raises what ``reserve`` raises, and ``LMError`` when the model is given up.
         A wait that is cancelled leaves nothing behind: ``undo`` takes back a reservation whose attempt does not start.
+        ``is_inner``: it is made while another one is answered, and takes no slot, since that one keeps its own.
         """
+        if is_inner:
+            return await self._enter_inside(tokens, reserve, undo)
         async with self._door:
             await self._take_slot(tokens)
             try:
@@ -142,18 +155,21 @@ class Lane:
             except BaseException:
                 self._slots.release()
                 raise
+            self._in_flight += 1
             return self._start(tokens), reservation
 
-    def leave(self) -> None:
+    def leave(self, *, is_inner: bool = False) -> None:
         """The attempt has ended, one way or the other."""
-        self._in_flight -= 1
-        self._slots.release()
+        if not is_inner:
+            self._in_flight -= 1
+            self._slots.release()
         self._tell()
 
     def succeed(self, turn: Turn, tokens: int | None) -> None:
         """The model has answered, and taken so many tokens (``None``: nobody knows)."""
         self.successes += 1
-        self._exhausted = 0
+        if self._requests_in_vain:
+            self._forget_failures()
         self._limit = min(self._max_concurrency, self._limit + 1.0 / self._limit)
         if self._tokens is not None and turn.tokens is not None and tokens is not None:
             self._tokens.correct(turn.tokens, tokens)
@@ -182,20 +198,42 @@ class Lane:
             self._end.set_result(None)
             self._tell()
 
-    def is_down_after(self, first: Turn) -> bool:
+    def is_down_after(self, first: Turn, request: str, *, is_unreached: bool) -> bool:
         """Whether the model is down, once a call that ``first`` began has used up all its attempts in vain.
 
-        It is when nobody was answered meanwhile, and neither was the call before: one request may be at fault itself.
+        It is when nobody was answered meanwhile, and neither were the calls before: a ``request`` may be at fault
+        itself, unless the model was never reached by it (``is_unreached``).
         """
         if self.successes == first.successes:
-            self._exhausted += 1
-        return self._exhausted >= EXHAUSTED_CALLS
+            self._calls_in_vain += 1
+            if len(self._requests_in_vain) < EXHAUSTED_REQUESTS:  # in a process that gives nobody up they would pile up
+                self._requests_in_vain.add(request)
+            self._is_unreached = self._is_unreached and is_unreached
+        if self._is_unreached and self._calls_in_vain >= EXHAUSTED_CALLS:
+            return True
+        return len(self._requests_in_vain) >= EXHAUSTED_REQUESTS
+
+    def _forget_failures(self) -> None:
+        self._calls_in_vain = 0
+        self._requests_in_vain.clear()
+        self._is_unreached = True
 
     def check(self) -> None:
         """Raise ``LMError``, in the words of the cause, if the model is given up."""
         if self._cause is not None:
-            cause = self._cause
-            raise LMError(str(cause), kind=cause.kind, status=cause.status, is_lasting=True) from cause
+            raise given_up(self._cause)
+
+    async def _enter_inside(
+        self, tokens: int, reserve: Callable[[], Awaitable[T]], undo: Callable[[T], None]
+    ) -> tuple[Turn, T]:
+        await self._room(tokens, is_inner=True)
+        reservation = await reserve()
+        try:
+            await self._room(tokens, is_inner=True)
+        except BaseException:
+            undo(reservation)
+            raise
+        return self._start(tokens), reservation
 
     async def _take_slot(self, tokens: int) -> None:
         """One of the run's slots, while there is room in the lane; it is not kept while there is none."""
@@ -206,19 +244,20 @@ class Lane:
                 return
             self._slots.release()
 
-    async def _room(self, tokens: int) -> None:
+    async def _room(self, tokens: int, *, is_inner: bool = False) -> None:
         """Wait until nothing of this lane's own stands in the way."""
         while True:
             self.check()
-            seconds = self._wait_seconds(tokens)
+            seconds = self._wait_seconds(tokens, is_inner=is_inner)
             if seconds == 0.0:
                 return
-            self._news = asyncio.get_running_loop().create_future()
+            if self._news is None or self._news.done():
+                self._news = asyncio.get_running_loop().create_future()
             await self._first_of(self._news, seconds)
 
-    def _wait_seconds(self, tokens: int) -> float | None:
+    def _wait_seconds(self, tokens: int, *, is_inner: bool = False) -> float | None:
         """How long to wait for room, ``None`` until something happens; 0.0 when there is room."""
-        if self._pauses or self._in_flight >= self.limit:
+        if self._pauses or (self._in_flight >= self.limit and not is_inner):
             return None
         if self._requests is None and self._tokens is None:
             return 0.0
@@ -229,7 +268,6 @@ class Lane:
         )
 
     def _start(self, tokens: int) -> Turn:
-        self._in_flight += 1
         if self._requests is None and self._tokens is None:
             return Turn(self._cuts, self.successes, None)
         now_seconds = self._clock()
@@ -241,7 +279,7 @@ class Lane:
     async def _first_of(self, news: asyncio.Future[None], seconds: float | None) -> None:
         """Wait for ``news``, or until ``seconds`` have passed."""
         if seconds is None:
-            await news
+            await asyncio.wait((news,))  # several may wait for the same news: one who gives up takes it from nobody
             return
         nap = asyncio.ensure_future(self._sleep(seconds))
         try:
@@ -257,6 +295,13 @@ class Lane:
         """Let who stands at the door look again."""
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
+
+
+def given_up(cause: LMError) -> LMError:
+    """The error of a call that is not made, because the model was given up for ``cause``, in its words."""
+    error = LMError(str(cause), kind=cause.kind, status=cause.status, is_lasting=True)
+    error.__cause__ = cause
+    return error
 
 
 class Traffic:

@@ -40,6 +40,12 @@ endings = st.one_of(
     st.builds(Ending, tokens=st.integers(0, MOST_TOKENS)),
     st.builds(Ending, tokens=st.integers(0, MOST_TOKENS), has_usage=st.just(False)),
     st.builds(Ending, kind=st.sampled_from([kind for kind in LMErrorKind if kind is not LMErrorKind.UNRECORDED])),
+    st.builds(
+        Ending,
+        kind=st.just(LMErrorKind.CONTENT_POLICY),
+        tokens=st.integers(0, MOST_TOKENS),
+        has_usage=st.booleans(),
+    ),
 )
 
 
@@ -72,6 +78,9 @@ class Provider:
     def end(self, ending: Ending) -> Reply:
         if ending.kind in (LMErrorKind.TIMEOUT, LMErrorKind.MALFORMED):
             self._bill(ending, is_known=False)
+        if ending.kind is LMErrorKind.CONTENT_POLICY:  # withheld, and charged for all the same
+            self._bill(ending, is_known=ending.has_usage)
+            raise LMError("no", kind=ending.kind, cost_usd=ending.tokens / 100 if ending.has_usage else None)
         if ending.kind is not None:
             raise LMError("no", kind=ending.kind)
         self._bill(ending, is_known=ending.has_usage)
@@ -88,12 +97,14 @@ async def no_pause(_: float) -> None:
     await asyncio.sleep(0)
 
 
-def make(lm: LM | AsyncLM, ceiling: Ceiling, background: BackgroundLoop, concurrency: int) -> Client:
+def make(
+    lm: LM | AsyncLM, ceiling: Ceiling, background: BackgroundLoop, concurrency: int, models: Catalog = PRICED
+) -> Client:
     return Client(
         lm_for=lambda _: lm,
         store=None,
         ceiling=ceiling,
-        models=PRICED,
+        models=models,
         max_concurrency=concurrency,
         background=background,
         sleep=no_pause,
@@ -102,9 +113,9 @@ def make(lm: LM | AsyncLM, ceiling: Ceiling, background: BackgroundLoop, concurr
     )
 
 
-def ask(number: int) -> Request:
+def ask(number: int, model: str = "mini") -> Request:
     content = {"role": "user", "content": str(number)}
-    return Request(model="mini", messages=(content,), max_tokens=MOST_TOKENS)
+    return Request(model=model, messages=(content,), max_tokens=MOST_TOKENS)
 
 
 async def settle_down() -> None:
@@ -112,18 +123,26 @@ async def settle_down() -> None:
         await asyncio.sleep(0)
 
 
-async def drive(client: Client, provider: Provider, calls: int, choose: Callable[[int], int]) -> list[object]:
+async def drive(
+    client: Client,
+    provider: Provider,
+    calls: int,
+    choose: Callable[[int], int],
+    *,
+    gives_up: bool = True,
+    model: str = "mini",
+) -> list[object]:
     """On the background loop, step by step: another call, an answer, or one that gives up, as ``choose`` draws."""
     tasks: list[asyncio.Future[Reply]] = []
     while True:
         await settle_down()
-        is_open = [task for task in tasks if not task.done()]
+        is_open = [task for task in tasks if not task.done() and gives_up]
         steps = ["call"] * (len(tasks) < calls) + ["answer"] * 3 * bool(provider.waiting)
         if not steps:
             break
         step = (steps + ["give up"] * bool(is_open))[choose(len(steps) + bool(is_open))]
         if step == "call":
-            tasks.append(asyncio.ensure_future(client.acomplete(ask(len(tasks)))))
+            tasks.append(asyncio.ensure_future(client.acomplete(ask(len(tasks), model))))
         elif step == "answer":
             provider.waiting[choose(len(provider.waiting))].set_result(None)
         else:
@@ -165,6 +184,35 @@ def test_no_order_of_answers_failures_and_cancellations_passes_a_ceiling(
     if max_cost_usd is not None and not provider.unknown:  # all was settled: what is left can be reserved again
         left_usd = (ceiling_cents - provider.known_cents) / 100  # type: ignore[operator]
         assert max_calls == provider.attempts or ceiling.try_reserve(left_usd) is not None
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    course=st.lists(st.integers(0, 10_000), max_size=60),
+    refusals=st.lists(st.sampled_from([None, LMErrorKind.SERVER, LMErrorKind.RATE_LIMIT, LMErrorKind.AUTH])),
+    tokens=st.integers(1, MOST_TOKENS),
+    calls=st.integers(1, 12),
+    ceiling_cents=st.integers(1, 60),
+    concurrency=st.integers(1, 6),
+)
+def test_refusals_that_cost_nothing_open_no_door_to_calls_whose_price_nobody_has_seen(
+    course: list[int],
+    refusals: list[LMErrorKind | None],
+    tokens: int,
+    calls: int,
+    ceiling_cents: int,
+    concurrency: int,
+) -> None:
+    """A model without a price in any table, all replies of which cost the same: only the first may be a surprise."""
+    script = [Ending(tokens=tokens, kind=kind) for kind in refusals]
+    provider = Provider([*script, *[Ending(tokens=tokens)] * 200])
+    ceiling = Ceiling(max_calls=999, max_cost_usd=ceiling_cents / 100)
+    background = BackgroundLoop()
+    with closing(make(provider, ceiling, background, concurrency, models=Catalog())) as client:
+        turns = iter(course)
+        draw = lambda count: next(turns, 0) % count  # noqa: E731
+        background.run(drive(client, provider, calls, draw, gives_up=False, model="remote/unpriced"))
+    assert provider.billed_cents <= max(tokens, ceiling_cents)
 
 
 class InThread:
