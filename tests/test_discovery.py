@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import stat
@@ -294,6 +295,20 @@ def test_the_adopting_line_is_the_one_to_write(tree, code, adoption):
     assert adoption in one.adoption
 
 
+@pytest.mark.parametrize(
+    ("code", "is_bare"),
+    [
+        (f"SYSTEM = '{LONG}'", True),
+        (f"SYSTEM = '{LONG} {{ticket}}'", False),
+        (f"SYSTEM = [{{'role': 'system', 'content': '{LONG}'}}]", False),
+    ],
+)
+def test_the_adopting_line_says_where_the_text_is_handed_over_as_a_string(tree, code, is_bare):
+    (one,) = discover(tree(support__texts_py=code)).unmanaged
+    assert one.adoption.endswith("# and str(SYSTEM) where it is sent") == is_bare
+    ast.parse(one.adoption)
+
+
 def test_what_is_added_to_a_prompt_is_a_part_of_it(tree):
     root = tree(
         a_py=f"def f(c, x):\n    prompt = '{LONG}'\n    prompt += ' Answer only in rhymes, please.'\n    c.messages.create(system=prompt)\n"
@@ -318,8 +333,8 @@ def test_names_of_adopted_prompts_never_meet(tree):
         desk__c_py="from pytest_promptopt import text_prompt\nS = text_prompt('desk.system', 'x')\n",
     )
     assert [one.adoption for one in discover(root).unmanaged] == [
-        'SYSTEM = text_prompt("desk.a.system", SYSTEM)',
-        'SYSTEM = text_prompt("desk.b.system", SYSTEM)',
+        'SYSTEM = text_prompt("desk.a.system", SYSTEM)   # and str(SYSTEM) where it is sent',
+        'SYSTEM = text_prompt("desk.b.system", SYSTEM)   # and str(SYSTEM) where it is sent',
     ]
 
 
@@ -329,18 +344,34 @@ def test_names_of_adopted_prompts_never_meet(tree):
 def test_folders_of_other_people_and_of_tools_are_passed_over(tree):
     code = f"SYSTEM_PROMPT = '{LONG}'\n"
     root = tree(
-        venv__lib__a_py=code,
+        env__lib__a_py=code,
         node_modules__a_py=code,
-        build__a_py=code,
-        own__pyvenv_py=code,
+        build__lib__desk__a_py=code,
         own__lib__b_py=code,
         ok__a_py=code,
+        ok__vendor__a_py=code,
     )
     (root / "own/pyvenv.cfg").write_text("home = /usr/bin\n")
+    (root / "env/conda-meta").mkdir()
     for name in (".git", ".tox", "__pycache__", "site-packages"):
         (root / name).mkdir()
         (root / name / "a.py").write_text(code)
     assert found(root) == ["ok/a.py:1 SYSTEM_PROMPT"]
+    assert discover(root).passed_over == ("build", "env", "ok/vendor", "own")
+
+
+@pytest.mark.parametrize("name", ["env", "venv", "build", "dist", "vendor", "third_party"])
+def test_a_package_that_is_only_called_like_one_of_them_is_searched(tree, name):
+    root = tree(**{f"{name}/__init__.py": "", f"{name}/a.py": f"SYSTEM_PROMPT = '{LONG}'\n"})
+    assert found(root) == [f"{name}/a.py:1 SYSTEM_PROMPT"]
+    assert discover(root).passed_over == ()
+
+
+def test_a_pipe_is_not_waited_for(tree):
+    root = tree(ok__a_py=f"SYSTEM_PROMPT = '{LONG}'\n")
+    os.mkfifo(root / "ok/prompt.py")
+    assert found(root) == ["ok/a.py:1 SYSTEM_PROMPT"]
+    assert discover(root, within=[root / "ok/prompt.py"]).files == 0
 
 
 def test_a_folder_that_links_to_itself_ends(tree):

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_promptopt.errors import UsageError
 from pytest_promptopt.optimizers.auto import Auto
-from pytest_promptopt.optimizers.base import Completion, Outcome, Row, Search, Sizes, Task
+from pytest_promptopt.optimizers.base import Completion, Outcome, Row, Search, Sizes, Task, TunablePrompt
 from pytest_promptopt.optimizers.bootstrap_few_shot import BootstrapFewShot
 from pytest_promptopt.optimizers.bootstrap_random_search import BootstrapRandomSearch
 from pytest_promptopt.optimizers.copro import Copro
@@ -28,6 +28,8 @@ from pytest_promptopt.optimizers.proposals import (
 from pytest_promptopt.optimizers.registry import OPTIMIZERS, make_optimizer
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt
+from pytest_promptopt.prompts.signature import text_signature
+from pytest_promptopt.prompts.template import Language, Template
 from pytest_promptopt.prompts.trace import PromptCall
 from tests.optimizer_world import (
     Run,
@@ -363,6 +365,36 @@ def test_words_of_a_training_input_are_no_instruction_unless_the_source_has_them
     assert guard.find_fault("When the train was late, say trains.") == ""
     own = make_task(instruction="Say trains when the train was late again.").prompts[0]
     assert make_guard(own, inputs, max_words=99).find_fault("If the train was late again: trains.") == ""
+
+
+def test_words_that_several_training_rows_share_are_no_rows_own() -> None:
+    labels = "one of billing, delivery, device, app, account"
+    inputs = [
+        ("t-1", labels),
+        ("t-2", labels),
+        ("t-2", "the train was late again"),
+        ("t-2", "the train was late again"),
+    ]
+    guard = make_guard(make_task().prompts[0], inputs, max_words=99)
+    assert guard.find_fault("Answer with one of billing, delivery, device, app, account.") == ""
+    assert guard.find_fault("If the train was late again: trains.") == "copies row t-2"
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "rule"),
+    [
+        ("%(ticket)s", Language.PLAIN, "A literal percent sign is written %%."),
+        ("{% if a %}x{% endif %}", Language.JINJA2, "Leave each between the same statements as now"),
+        ("{ticket}", Language.FORMAT, "Literal braces are written twice"),
+    ],
+)
+def test_the_proposer_is_told_the_rule_of_the_texts_language(text: str, language: Language, rule: str) -> None:
+    signature = text_signature(name="ask", template=Template(language=language, text=text))
+    prompt = TunablePrompt(name="ask", signature=signature, source=CompiledPrompt(instruction=text))
+    asked = ask_for_instruction(prompt, text)[-1]["content"]
+    rules = ("A literal percent sign", "Leave each between", "Literal braces")
+    assert [each for each in rules if each in asked] == [each for each in rules if rule.startswith(each)]
+    assert rule in asked
 
 
 def test_a_proposal_that_loses_a_placeholder_is_thrown_away() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_promptopt.prompts.template import Language, Template, choose_language, find_fault
+from pytest_promptopt.prompts.template import Language, Template, choose_language, choose_languages, find_fault
 
 LAW = settings(max_examples=150, deadline=None, derandomize=True)
 
@@ -71,6 +71,24 @@ assert "jinja2" in sys.modules
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("texts", "languages"),
+    [
+        (['Reply as {"team": 1}.', "{ticket}"], ["plain", "format"]),
+        (["Be kind.", "{ticket}"], ["format", "format"]),
+        (['Reply as {{"team": 1}}.', "{ticket}"], ["format", "format"]),
+        (["Use {{ name }}.", "{ticket}"], ["format", "format"]),
+        (["Be kind.", '{"a": 1}', "{{ ticket }}"], ["jinja2", "plain", "jinja2"]),
+        (["Be kind.", '{"a": 1}'], ["plain", "plain"]),
+        (["%(ticket)s", "Be kind."], ["plain", "plain"]),
+    ],
+)
+def test_each_message_says_what_it_is_written_in_and_the_others_speak_for_one_without_fields(
+    texts: list[str], languages: list[str]
+) -> None:
+    assert choose_languages(texts) == languages
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +123,17 @@ def test_placeholders_are_told_as_they_are_written(
         ("{{ ticket }}{# a remark #}", "Answer {{- ticket -}} now {# another #}"),
         ("{% for t in tickets %}{{ t }}{% endfor %}", "All:\n{%- for t in tickets %}\n* {{ t }}\n{%- endfor %}"),
         ("{% raw %}{{ x }}{% endraw %}{{ y }}", "{{ y }}{% raw %}{% anything {% endraw %}"),
-        ("Answer %(name)s", "%(name)s, 100% %(name)s"),
+        ("Answer %(name)s", "%(name)s, 100%% %(name)s"),
+        ("100% sure: %(name)s", "Sure, 100% sure: %(name)s"),
+        ('{"a": {ticket}} {}', '{ticket} as {"b": 1}'),
+        ("Be kind", "100% kind"),
+        ("{{ t }}{% if a %}x{% endif %}", "{% if a %}Hurry. {% endif %}Now: {{ t }} {{ t }}"),
+        (
+            "{% if a %}{% if b %}x{% else %}y{% endif %}{% endif %}",
+            "{% if a %}{% if b %}X{% else %}Y{% endif %}{% endif %}",
+        ),
+        ("{% set x = 1 %}{{ x }}{% if a %}{{ y }}{% endif %}", "{% set x = 1 %}{% if a %}-{{ y }}{% endif %}{{ x }}"),
+        ("{% set x %}a{% set z = 1 %}{% endset %}{{ x }}", "{% set x %}b{% set z = 1 %}{% endset %}Now {{ x }}"),
         ("plain", "{{ ''.__class__ }} {x.__class__} {% for %}"),
         ("{} and {}", "{}, {}"),
     ],
@@ -139,7 +167,64 @@ def test_a_candidate_that_keeps_every_placeholder_is_fine(source: str, candidate
             "does not keep {% if a %} {% endif %} in order and number",
         ),
         ("{{ t }}{% if a %}{% endif %}", "{{ t }}{% endif %}{% if a %}", "does not keep*"),
+        ("{{ t }}{% if p %}x{% endif %}", "{% if p %}x{{ t }}{% endif %}", "moves {{ t }} into {% if p %}"),
+        ("{{ t }}{% if p %}x{% endif %}", "{{ t }}{% if p %}x{{ t }}{% endif %}", "copies {{ t }} into {% if p %}"),
+        (
+            "{% for d in ds %}{{ d }}{% endfor %}{{ q }}",
+            "{% for d in ds %}{% endfor %}{{ d }}{{ q }}",
+            "moves {{ d }} out of *",
+        ),
+        (
+            "{% for d in ds %}{{ d }}{% endfor %}{{ q }}",
+            "{% for d in ds %}{{ d }}{{ q }}{% endfor %}",
+            "moves {{ q }} into {% for*",
+        ),
+        (
+            "{% macro f(x) %}[{{ x }}]{% endmacro %}Do {{ f(q) }}",
+            "{% macro f(x) %}[{{ x }}] {{ f(q) }}{% endmacro %}Do it",
+            "moves {{ f(q) }} into {% macro f(x) %}",
+        ),
+        (
+            "{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(q) }}",
+            "{{ f(q) }}{% macro f(x) %}[{{ x }}]{% endmacro %}",
+            "moves {{ f(q) }} in front of {% macro f(x) %}",
+        ),
+        (
+            "{% if a %}{{ x }}{% else %}no{% endif %}",
+            "{% if a %}{% else %}no {{ x }}{% endif %}",
+            "moves {{ x }} into {% else %}",
+        ),
+        ("{% set x = 1 %}{{ x }}", "{{ x }}{% set x = 1 %}", "moves {{ x }} in front of {% set x = 1 %}"),
+        ("{{ x }}{% set x = 1 %}", "{% set x = 1 %}{{ x }}", "moves {{ x }} behind {% set x = 1 %}"),
+        ("{{ x }}{% if a %}{{ x }}{% endif %}", "{{ x }}{% if a %}{% endif %}", "loses {{ x }} inside {% if a %}"),
+        (
+            "{% if a %}{{ x }}{% endif %}{{ x }}",
+            "{% if a %}{{ x }}{% endif %}",
+            "loses {{ x }} outside of all statements",
+        ),
+        (
+            "{% if a %}{% set x = 1 %}{% endif %}{{ x }}",
+            "{{ x }}{% if a %}{% set x = 1 %}{% endif %}",
+            "moves {{ x }} in front*",
+        ),
+        (
+            "{% if a %}x{% else %}y{% endif %}",
+            "{% if a %}x{% else %} {# y #}{% endif %}",
+            "leaves no text inside {% else %}",
+        ),
+        (
+            "{% if a %}Hurry: {{ x }}{% endif %}",
+            "Hurry: {% if a %}{{ x }}{% endif %}",
+            "leaves no text inside {% if a %}",
+        ),
         ("%(ticket)s", "Be kind.", "loses %(ticket)s"),
+        ("%(q)s", "Be 100% sure. %(q)s", "brings % s, which the source does not have; a percent sign is written %%"),
+        ("%(q)s", "%(q)s %s", "brings %s, which*"),
+        ("%(q)s", "%(q)s 5%", "brings %, which*"),
+        ("%(q)s", "%(q)s %(q)d", "brings %(q)d, which the source does not have"),
+        ('{"a": 1} {ticket}', '{"a": 1}', "loses {ticket}"),
+        ('{"a": 1} {ticket}', '{"a": 1} {ticket} {name}', "brings {name}, which the source does not have"),
+        ("{{ TICKET }} {name}{% x", "{name}", "loses {{ TICKET }}"),
         ("%(ticket)s", "%(ticket)s %(user)s", "brings %(user)s, which the source does not have"),
     ],
 )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import importlib
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
@@ -42,12 +44,15 @@ from pytest_promptopt.lms.scripted import ScriptedLM
 from pytest_promptopt.optimizers.base import Outcome, Row, Task, TunablePrompt
 from pytest_promptopt.optimizers.driver import Allowance
 from pytest_promptopt.optimizers.proposals import ask_for_instruction, find_failures, make_guard, sift
+from pytest_promptopt.prompts import registry
 from pytest_promptopt.prompts.active import Evaluation, candidates_in_flight, evaluating, propagate, provide_runtime
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
 from pytest_promptopt.prompts.runtime import Runtime, Standing
+from pytest_promptopt.prompts.template import Language, choose_languages
 from pytest_promptopt.prompts.trace import PromptCall
 from pytest_promptopt.snapshots.compiled import dump_frozen, freeze
+from tests.loopback import completion, serving
 
 LAW = settings(max_examples=150, deadline=None, derandomize=True)
 MODEL = "scripted/desk"
@@ -88,6 +93,17 @@ def row(candidate: Mapping[str, str] | None = None, spend: Callable[[], None] | 
         yield evaluation
 
 
+def apart_each_time(check: Callable[..., None]) -> Callable[..., None]:
+    """Let every example of a law adopt its text under the same name."""
+
+    @functools.wraps(check)
+    def checked(**values: Any) -> None:
+        with registry.apart():
+            check(**values)
+
+    return checked
+
+
 def outcome(function: Callable[[], Any]) -> Any:
     """What a function gives, or how it fails."""
     try:
@@ -102,6 +118,7 @@ def outcome(function: Callable[[], Any]) -> Any:
 @LAW
 @given(text=TEXTS, values=st.dictionaries(st.sampled_from(["a", "b", "self"]), TEXTS | st.integers()))
 @example(text="{self}", values={"self": 1})
+@apart_each_time
 def test_an_adopted_text_gives_what_the_text_gives_errors_included(text: str, values: dict[str, Any]) -> None:
     adopted = text_prompt("support.reply", text)
     assert str(adopted) == f"{adopted}" == text
@@ -114,6 +131,7 @@ def test_an_adopted_text_gives_what_the_text_gives_errors_included(text: str, va
 
 @LAW
 @given(text=TEXTS, values=st.dictionaries(st.sampled_from(["a", "b"]), TEXTS | st.integers()))
+@apart_each_time
 def test_an_adopted_template_renders_what_jinja_renders_errors_included(text: str, values: dict[str, Any]) -> None:
     adopted = text_prompt("support.reply", text, template="jinja2")
     assert outcome(lambda: adopted.render(**values)) == outcome(lambda: jinja2.Template(text).render(**values))
@@ -122,13 +140,13 @@ def test_an_adopted_template_renders_what_jinja_renders_errors_included(text: st
 
 @LAW
 @given(text=TEXTS, other=st.text(max_size=3))
+@apart_each_time
 def test_an_adopted_text_is_the_string_to_every_operator_and_method(text: str, other: str) -> None:
     adopted = text_prompt("support.reply", text)
     assert (adopted == text, adopted != text, adopted == other) == (True, False, text == other)
     assert hash(adopted) == hash(text)
     assert (len(adopted), bool(adopted), other in adopted) == (len(text), bool(text), other in text)
     assert (adopted + other, other + adopted, f"{adopted:>40}") == (text + other, other + text, f"{text:>40}")
-    assert [*adopted] == [*text]
     assert (adopted[:3], outcome(lambda: adopted[5])) == (text[:3], outcome(lambda: text[5]))
     assert (adopted.upper(), adopted.strip(), adopted.splitlines()) == (text.upper(), text.strip(), text.splitlines())
     assert adopted.replace("{", other) == text.replace("{", other)
@@ -149,8 +167,20 @@ MESSAGES = st.lists(
 )
 
 
+def filled_in(messages: list[Any], language: str, own: list[str], fill: Callable[[str], str]) -> list[Any]:
+    """The messages, those filled in that are written in ``language``; all of them where none is."""
+    languages = iter(own)
+    return [
+        {**each, "content": fill(each["content"])}
+        if isinstance(each["content"], str) and (next(languages) == language or language not in own)
+        else each
+        for each in messages
+    ]
+
+
 @LAW
 @given(messages=MESSAGES, template=st.sampled_from(["format", "jinja2", "plain", None]))
+@apart_each_time
 def test_adopted_messages_are_the_list_and_are_filled_in_one_by_one(messages: list[Any], template: Any) -> None:
     texts = [message for message in messages if isinstance(message["content"], str)]
     if not texts:
@@ -169,16 +199,16 @@ def test_adopted_messages_are_the_list_and_are_filled_in_one_by_one(messages: li
     assert adopted + more == messages + more
     assert hash(adopted) == hash(text_prompt("support.other", messages))
 
-    def filled(fill: Callable[[str], str]) -> Any:
-        return [
-            {**each, "content": fill(each["content"]) if isinstance(each["content"], str) else each["content"]}
-            for each in messages
-        ]
-
-    assert outcome(lambda: adopted.format(a=1)) == outcome(lambda: filled(lambda text: text.format(a=1)))
-    assert outcome(lambda: adopted.render(a=1)) == outcome(
-        lambda: filled(lambda text: jinja2.Template(text).render(a=1))
-    )
+    own = [template] * len(texts) if template else choose_languages([each["content"] for each in texts])
+    for language, use, fill in (
+        ("format", adopted.format, lambda text: text.format(a=1)),
+        ("jinja2", adopted.render, lambda text: jinja2.Template(text).render(a=1)),
+    ):
+        filled = outcome(functools.partial(use, a=1))
+        if isinstance(filled, tuple) and "does not fill in" in filled[1]:
+            assert any("{a}" in each["content"] for each in texts)
+        else:
+            assert filled == outcome(functools.partial(filled_in, messages, language, own, fill))
     commands = [each["content"] for each in texts if each["role"] in ("system", "developer")]
     assert adopted.source.instruction == (commands or [each["content"] for each in texts])[0]
 
@@ -202,6 +232,81 @@ def test_what_is_handed_out_of_messages_changes_nothing_in_them() -> None:
 def test_code_that_would_read_past_the_methods_fails_aloud(use: Callable[[Any], Any]) -> None:
     with pytest.raises((TypeError, AttributeError)):
         use(text_prompt("support.reply", "Be kind."))
+
+
+@pytest.mark.parametrize("use", [iter, list, "".join, sorted, lambda text: [*text]])
+def test_a_text_cannot_be_taken_for_a_list_and_the_refusal_names_the_way_out(use: Callable[[Any], Any]) -> None:
+    adopted = text_prompt("support.reply", "Be kind.")
+    assert not isinstance(adopted, Iterable)
+    with pytest.raises(TypeError) as refused:
+        use(adopted)
+    assert use == "".join or "str(prompt)" in str(refused.value)
+    with pytest.raises(TypeError, match=r"str\(prompt\)"):
+        json.dumps({"content": adopted})
+    assert isinstance(text_prompt("support.chat", [{"role": "system", "content": "Be kind."}]), Iterable)
+
+
+SDK_CALLS: dict[str, Callable[[Any, Any], Any]] = {
+    "a message": lambda client, text: client.chat.completions.create(
+        model="gpt-4o-mini", messages=[{"role": "system", "content": text}]
+    ),
+    "instructions": lambda client, text: client.responses.create(model="gpt-4o-mini", instructions=text, input="hi"),
+    "input": lambda client, text: client.responses.create(model="gpt-4o-mini", input=text),
+}
+
+
+@pytest.mark.parametrize("call", SDK_CALLS.values(), ids=SDK_CALLS.keys())
+def test_openais_client_refuses_the_prompt_aloud_and_sends_the_same_bytes_of_its_text(call: Any) -> None:
+    import openai
+
+    text = "You are a bot."
+    adopted = text_prompt("support.system", text)
+    with serving() as server, openai.OpenAI(api_key="k", base_url=server.url, max_retries=0) as client:
+        with pytest.raises(TypeError, match=r"str\(prompt\)"):
+            call(client, adopted)
+        assert server.heard == []
+        for sent in (text, str(adopted)):
+            server.will(completion("Done."))
+            call(client, sent)
+    assert server.heard[0].content == server.heard[1].content
+
+
+def test_openais_client_sends_adopted_messages_as_the_list() -> None:
+    import openai
+
+    messages = [{"role": "system", "content": "You are a bot."}, {"role": "user", "content": "hi"}]
+    adopted: Any = text_prompt("support.chat", messages)
+    with serving() as server, openai.OpenAI(api_key="k", base_url=server.url, max_retries=0) as client:
+        for sent in (messages, adopted):
+            server.will(completion("Done."))
+            client.chat.completions.create(model="gpt-4o-mini", messages=sent)
+    assert server.heard[0].content == server.heard[1].content
+
+
+LITELLM_CALLS = """
+import sys
+import litellm
+from pytest_promptopt import text_prompt
+
+adopted = text_prompt("support.system", "You are a bot.")
+for content in (adopted, str(adopted), "You are a bot."):
+    messages = [{"role": "system", "content": content}, {"role": "user", "content": "hi"}]
+    try:
+        litellm.completion("openai/gpt-4o-mini", messages, api_key="k", api_base=sys.argv[1], max_retries=0)
+    except Exception as error:
+        print("refused:", error)
+"""
+
+
+def test_litellm_refuses_the_prompt_aloud_and_sends_the_same_bytes_of_its_text() -> None:
+    command = [sys.executable, "-c", LITELLM_CALLS]  # apart: it leaves an event loop open in the process that asks
+    with serving() as server:
+        server.will(completion("Done."), completion("Done."))
+        result = subprocess.run([*command, server.url], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.count("refused:") == 1
+    assert "str(prompt)" in result.stdout
+    of_text, of_string = (heard.content for heard in server.heard)
+    assert of_text == of_string
 
 
 def test_a_copy_of_a_prompt_is_the_prompt_and_its_repr_is_its_name() -> None:
@@ -289,15 +394,54 @@ def test_what_cannot_be_adopted_is_refused_with_a_way_out(arguments: dict[str, A
         text_prompt(**{"name": "support.reply", **arguments})
 
 
-def test_two_texts_of_one_module_cannot_share_a_name_and_a_module_may_be_imported_again(tmp_path: Path) -> None:
+TWINS = {
+    "two lines": "text_prompt('support.a', 'a')\ntext_prompt('support.a', 'b')\n",
+    "a loop": "for text in ('a', 'b'):\n    text_prompt('support.a', text)\n",
+    "both kinds": "@prompt(name='support.a')\ndef one(x: str) -> str: 'One.'\ntext_prompt('support.a', 'a')\n",
+    "typed": "for kind in (str, int):\n    @prompt(name='support.a')\n    def one(x: str) -> kind: 'One.'\n",
+}
+
+
+@pytest.mark.parametrize("code", TWINS.values(), ids=TWINS.keys())
+@pytest.mark.parametrize("is_script", [False, True], ids=["module", "script"])
+def test_two_prompts_of_one_module_cannot_share_a_name(tmp_path: Path, code: str, is_script: bool) -> None:
     module = tmp_path / "prompts.py"
-    module.write_text("from pytest_promptopt import text_prompt\n\nA = text_prompt('support.a', 'a')\n")
-    load(module)
-    module.write_text("from pytest_promptopt import text_prompt\n\n\nA = text_prompt('support.a', 'b')\n")
-    assert str(load(module).A) == "b"
-    module.write_text(module.read_text() + "B = text_prompt('support.a', 'c')\n")
-    with pytest.raises(SignatureError, match=r"gives two texts the name support\.a, in the lines 4 and 5"):
-        load(module)
+    module.write_text(f"from pytest_promptopt import prompt, text_prompt\n{code}")
+    place = "in (the lines 2 and [34]|line [235], which runs more than once)"
+    with pytest.raises(SignatureError, match=rf"prompts\.py gives two prompts the name support\.a, {place}"):
+        runpy.run_path(str(module), run_name="__main__") if is_script else load(module)
+
+
+@pytest.mark.parametrize(
+    "second", ["A = text_prompt('support.a', 'a')", "for text in 'aa': A = text_prompt('support.a', text)"]
+)
+def test_the_same_text_under_the_same_name_is_no_twin(tmp_path: Path, second: str) -> None:
+    module = tmp_path / "prompts.py"
+    module.write_text(f"from pytest_promptopt import text_prompt\nA = text_prompt('support.a', 'a')\n{second}\n")
+    assert load(module).A == "a"
+
+
+def test_a_module_that_is_imported_again_replaces_its_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "reloaded_desk.py"
+    path.write_text("from pytest_promptopt import text_prompt\nA = text_prompt('support.a', 'a')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    module = importlib.import_module("reloaded_desk")
+    try:
+        path.write_text("from pytest_promptopt import text_prompt\nA = text_prompt('support.a', 'bee')\n")
+        assert importlib.reload(module).A == "bee"
+        path.write_text("from pytest_promptopt import text_prompt\nA = text_prompt('support.a', 'other')\n")
+        assert load(path, "tests.reloaded_desk").A == "other"  # the same file under another name
+        assert [*map(str, registry.registered_prompts())] == ["other"]
+    finally:
+        del sys.modules["reloaded_desk"]
+
+
+def test_a_cell_of_a_notebook_may_be_run_again_with_another_text() -> None:
+    notebook: dict[str, Any] = {"__name__": "__main__", "__spec__": None}
+    for text in ("a", "b"):
+        exec(f"from pytest_promptopt import text_prompt\nA = text_prompt('support.a', {text!r})", notebook)
+    assert notebook["A"] == "b"
 
 
 # --- through our client -----------------------------------------------------------------------------------------------
@@ -355,6 +499,91 @@ def test_inputs_that_no_text_takes_are_a_type_error_as_in_any_call() -> None:
         text_prompt("support.reply", "Be kind.").messages(ticket="help")
 
 
+JSON_RULE = 'Route tickets. Reply as {"team": "billing"}.'
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "inputs", "said"),
+    [
+        (f"{JSON_RULE}\n{{ticket}}", (), {"ticket": "x"}, 'fill in {ticket}: the brace of {"team": "billing"} makes'),
+        ("Answer {} in {}", ("a", "b"), {}, "does not fill in {}: {} has no name"),
+        ("Be {kind", (), {"kind": 1}, "takes no inputs: its text has no placeholders"),
+        ("{ticket} and {team: x}", (), {"ticket": "x"}, "has no input for {team: x}; a brace that is meant as a brace"),
+        ("{ticket}", (), {}, "has no input for {ticket}"),
+        ("%(ticket)s", (), {"name": "x"}, "has no input for %(ticket)s"),
+        ("Be kind.", (), {"ticket": "x"}, "takes no inputs: its text has no placeholders"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_in_words_that_are_true(
+    text: str, args: tuple[Any, ...], inputs: dict[str, Any], said: str
+) -> None:
+    adopted = text_prompt("support.reply", text)
+    with running() as asked:
+        for use in (adopted.messages, adopted):
+            with pytest.raises(TypeError, match=r"^support\.reply\(\) ") as refused:
+                use(*args, **inputs)
+            assert said in str(refused.value)
+    assert asked == []
+
+
+def test_each_message_is_filled_in_in_its_own_language() -> None:
+    messages = [{"role": "system", "content": JSON_RULE}, {"role": "user", "content": "{ticket}"}]
+    adopted = text_prompt("support.chat", messages)
+    filled = [messages[0], {"role": "user", "content": "help"}]
+    assert adopted.messages(ticket="help") == adopted.format(ticket="help") == filled
+    assert adopted.template.language is Language.PLAIN
+    assert adopted.signature.find_fault(CompiledPrompt(instruction='Reply as {"team": "bug"}.')) == ""
+    with running(), row({"support.chat": 'Reply as {"team": "bug"}.'}):
+        assert adopted.format(ticket="help")[0]["content"] == 'Reply as {"team": "bug"}.'
+
+
+def test_messages_without_fields_are_written_as_the_others_are() -> None:
+    messages = [{"role": "system", "content": 'Reply as {{"team": "x"}}.'}, {"role": "user", "content": "{ticket}"}]
+    adopted = text_prompt("support.chat", messages)
+    assert adopted.messages(ticket="help")[0]["content"] == 'Reply as {"team": "x"}.'
+    jinja = text_prompt(
+        "support.jinja", [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "{{ x }}"}]
+    )
+    assert jinja.template.language is Language.JINJA2
+    assert jinja.render(x=1) == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "1"}]
+
+
+def test_a_plain_message_with_a_field_that_nothing_fills_in_is_refused() -> None:
+    messages = [{"role": "system", "content": f"{JSON_RULE} {{ticket}}"}, {"role": "user", "content": "{ticket}"}]
+    adopted = text_prompt("support.chat", messages)
+    for use in (adopted.messages, adopted.format):
+        with pytest.raises(TypeError, match=r"does not fill in \{ticket\}: the brace of "):
+            use(ticket="help")
+
+
+def test_a_lone_percent_sign_never_shows_a_reader_all_inputs() -> None:
+    adopted = text_prompt("support.reply", "100% sure: %(ticket)s, 50%% %s")
+    assert adopted.messages(ticket="help")[0]["content"] == "100% sure: help, 50% %s"
+
+
+def test_an_asynchronous_environment_renders_inside_an_event_loop() -> None:
+    environment = jinja2.Environment(enable_async=True)
+
+    async def name() -> str:
+        return "Ann"
+
+    adopted = text_prompt("support.reply", "Dear {{ name() }}", environment=environment)
+    chat = text_prompt("support.chat", [{"role": "user", "content": "Dear {{ name() }}"}], environment=environment)
+    ordinary = text_prompt("support.bye", "Bye {{ name }}")
+
+    async def use_all() -> None:
+        assert await adopted.arender(name=name) == "Dear Ann"
+        assert await chat.arender({"name": name}) == [{"role": "user", "content": "Dear Ann"}]
+        assert await ordinary.arender(name="Ann") == "Bye Ann"
+        await adopted.acall(name=name)
+        await chat.apredict(name=name)
+
+    with running() as asked, row() as evaluation:
+        asyncio.run(use_all())
+    assert [request.messages[0]["content"] for request in asked] == ["Dear Ann"] * 2
+    assert [call.is_sent_by_us for call in evaluation.calls] == [False] * 3 + [True] * 2
+
+
 # --- under evaluation -------------------------------------------------------------------------------------------------
 
 
@@ -377,7 +606,7 @@ def test_every_use_leaves_a_trace_and_costs_a_logical_call_and_no_look_does(mode
     looks = [len, bool, hash, lambda it: "x" in it, lambda it: it == "x", repr, lambda it: it.startswith("A")]
     uses = [
         str,
-        list,
+        lambda it: it[:],
         lambda it: it[0],
         lambda it: it + "",
         lambda it: "" + it,

@@ -178,8 +178,17 @@ def _require_placeholders(prompt: TunablePrompt) -> str:
     template = prompt.signature.template
     if template is None:
         return kept
-    doubled = " Literal braces are written twice: {{ and }}." if template.language is Language.FORMAT else ""
-    return f"{kept}\nUse no other placeholders, and change neither their spelling nor what is inside them.{doubled}"
+    rule = _rule_of(template)
+    return f"{kept}\nUse no other placeholders, and change neither their spelling nor what is inside them.{rule}"
+
+
+def _rule_of(template: Template) -> str:
+    """What the language of an adopted text asks for besides its placeholders."""
+    if template.language is Language.FORMAT:
+        return " Literal braces are written twice: {{ and }}."
+    if template.language is Language.JINJA2 and template.has_statements:
+        return " Leave each between the same statements as now, and some text wherever there is text now."
+    return " A literal percent sign is written %%." if template.is_keyed else ""
 
 
 POLITENESS = re.compile(
@@ -244,13 +253,19 @@ class Guard:
 def make_guard(prompt: TunablePrompt, train_inputs: Iterable[tuple[str, str]], *, max_words: int) -> Guard:
     """A guard against copies of ``train_inputs`` (row id, text), save for words that the source instruction has itself.
 
-    A source that is long by itself may be replaced by one of its length.
+    A text that several rows share, such as a list of labels or a policy, is no row's own and may be repeated. A source
+    that is long by itself may be replaced by one of its length.
     """
-    own = set(_runs(prompt.source.instruction))
-    copied: dict[tuple[str, ...], str] = {}
+    rows: dict[str, set[str]] = {}
     for row, text in train_inputs:
+        rows.setdefault(text, set()).add(row)
+    shared = {run for text, ids in rows.items() if len(ids) > 1 for run in _runs(text)}
+    free = shared.union(_runs(prompt.source.instruction))
+    own = ((row, text) for text, ids in rows.items() if len(ids) == 1 for row in ids)
+    copied: dict[tuple[str, ...], str] = {}
+    for row, text in own:
         for run in _runs(text):
-            if run not in own:
+            if run not in free:
                 copied.setdefault(run, row)
     longest = max(max_words, len(prompt.source.instruction.split()))
     placeholders = find_placeholders(prompt) if prompt.takes_demos else ()  # an adopted text checks its own

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pytest_promptopt.errors import DetachedCallError, ModelError
 from pytest_promptopt.lms.base import Message, Reply, Request, Usage
 from pytest_promptopt.prompts import registry
-from pytest_promptopt.prompts.active import Evaluation, current_evaluation, is_detached
+from pytest_promptopt.prompts.active import Evaluation, current_evaluation, has_run_ended, is_detached, note_stray
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Json
 from pytest_promptopt.prompts.json_schema import output_schema
 from pytest_promptopt.prompts.runtime import (
@@ -41,6 +41,15 @@ class Prediction(Generic[T]):
     is_replayed: bool
 
 
+def detached_words(names: Iterable[str]) -> str:
+    """What to say of prompts that were called without the candidate under evaluation, and the ways out."""
+    return (
+        f"{', '.join(names)} was called while a candidate is under evaluation, by code that does not carry it. "
+        "Hand a thread that the plugin did not start promptopt.propagate(function), from the fixture promptopt; "
+        "in a fixture, do not call it: call it in the test"
+    )
+
+
 def predicted(value: T, request: Request, reply: Reply, *, reasoning: str | None = None) -> Prediction[T]:
     """The prediction of ``value``, which was read from ``reply``."""
     return Prediction(
@@ -57,6 +66,8 @@ def predicted(value: T, request: Request, reply: Reply, *, reasoning: str | None
 
 class AnyPrompt:
     """What runs, snapshots and traces know of a prompt; how it is called is its own."""
+
+    loading: registry.Loading | None = None  # the run of its module's code that made it
 
     def __init__(self, *, home: PromptHome, signature: Signature, model: str | None, is_optimized: bool) -> None:
         self.home = home
@@ -82,12 +93,12 @@ class AnyPrompt:
         return f"<prompt {self.name}>"
 
     def _require_attached(self) -> None:
-        """Raise ``DetachedCallError`` in a thread that ought to carry a candidate and does not."""
+        """Raise ``DetachedCallError`` where a candidate ought to be carried and is not; note who carries no row."""
+        note_stray(self.name)
         if is_detached():
-            raise DetachedCallError(
-                f"{self.name} was called from a thread that the plugin did not start while a candidate is under "
-                "evaluation; hand the thread promptopt.propagate(function), from the fixture promptopt"
-            )
+            raise DetachedCallError(detached_words([self.name]))
+        if has_run_ended():
+            raise DetachedCallError(f"{self.name} was called by what is left of a run that has ended; nobody is asked")
 
     def _compiled(self, runtime: Runtime, model: str) -> CompiledPrompt:
         """The candidate under evaluation, else the valid snapshot for ``model``, else the source."""
@@ -141,6 +152,7 @@ class AnyPrompt:
         """Count the call that somebody else's client will make, and leave a trace with the row under evaluation."""
         if evaluation.scope.spend is not None:
             evaluation.scope.spend()
+        current_runtime().client.hand_out()
         evaluation.calls.append(self._traced(compiled, model, inputs))
 
     def _traced(

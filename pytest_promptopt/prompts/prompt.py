@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from pytest_promptopt.errors import FormatError, SignatureError
 from pytest_promptopt.lms.base import Reply, Request
 from pytest_promptopt.lms.client import Scope
+from pytest_promptopt.prompts import registry
 from pytest_promptopt.prompts.active import current_evaluation
 from pytest_promptopt.prompts.base import AnyPrompt, Prediction, predicted
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Json
@@ -48,6 +49,7 @@ class Prompt(AnyPrompt, Generic[P, R]):
             function, name=home.name, reasoning=reasoning, temperature=temperature, max_tokens=max_tokens
         )
         self.is_async = inspect.iscoroutinefunction(function)
+        self.loading = registry.loading_of(function.__globals__)
         super().__init__(home=home, signature=signature, model=model, is_optimized=optimize)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -72,6 +74,9 @@ class Prompt(AnyPrompt, Generic[P, R]):
     def parse(self, text: str) -> R:
         """The typed value in a reply that you obtained yourself. Raises ``FormatError`` saying what was expected."""
         return parse(self.signature, text).value  # type: ignore[return-value]  # the value was validated against R
+
+    def __reduce__(self) -> str:
+        return str(vars(self)["__qualname__"])  # pickled by name, as functions are: worker processes import it
 
     def __get__(self, instance: object, owner: type | None = None) -> Prompt[P, R]:
         return self  # a prompt in a class body is a static one; it takes inputs, never ``self``

@@ -2,7 +2,8 @@
 
 It behaves as the text it adopts through its methods, and is no ``str`` by inheritance: C code such as ``json.dumps``
 and ``"".join`` reads the buffer of a ``str`` subclass past all methods, and would send the source whatever candidate
-is under evaluation. Those refuse a :class:`TextPrompt` aloud.
+is under evaluation. Those refuse a :class:`TextPrompt` aloud. Nor can a text be iterated: clients take whatever can for
+a list, and would send its letters.
 """
 
 from __future__ import annotations
@@ -21,10 +22,18 @@ from pytest_promptopt.prompts import registry
 from pytest_promptopt.prompts.active import current_evaluation
 from pytest_promptopt.prompts.base import AnyPrompt, Prediction, predicted
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Json, content_digest
+from pytest_promptopt.prompts.gaps import find_gap, find_unread_field
 from pytest_promptopt.prompts.rendering import to_json
 from pytest_promptopt.prompts.runtime import PromptHome, Runtime, current_runtime
 from pytest_promptopt.prompts.signature import Signature, text_signature
-from pytest_promptopt.prompts.template import Language, Template, choose_language, compile_jinja
+from pytest_promptopt.prompts.template import (
+    JINJA_SUFFIXES,
+    Language,
+    Template,
+    choose_language,
+    choose_languages,
+    compile_jinja,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -32,6 +41,9 @@ if TYPE_CHECKING:
     import jinja2
 
 ChatMessages: TypeAlias = list[dict[str, Any]]
+Piece: TypeAlias = tuple[Template, str]
+"""A text to fill in, and what says how: the template in whose place it stands."""
+
 V = TypeVar("V", str, ChatMessages)
 
 INSTRUCTION_ROLES = ("system", "developer")
@@ -40,15 +52,14 @@ _READING_LIST_METHODS = frozenset({"copy", "count", "index"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """Chat messages, of which the content at ``place`` is the instruction; the others stay as they are."""
+    """Chat messages, of which the content at ``place`` is the instruction; the others stay as they are.
+
+    ``templates`` has one for each message that has a text, by its place, in the language of that message.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
     place: int
-
-    @property
-    def instruction(self) -> str:
-        """The text that a search may change."""
-        return str(self.messages[self.place]["content"])
+    templates: Mapping[int, Template]
 
     @property
     def fixed(self) -> Json:
@@ -58,13 +69,18 @@ class Chat:
             for place, message in enumerate(self.messages)
         ]
 
-    def fill(self, instruction: str, fill: Callable[[str], str]) -> ChatMessages:
-        """The messages with ``instruction`` in its place, and every text among the contents filled in."""
+    def pieces(self, instruction: str) -> list[Piece]:
+        """The texts of the messages, with ``instruction`` in its place."""
+        return [
+            (template, instruction if place == self.place else template.text)
+            for place, template in self.templates.items()
+        ]
+
+    def with_texts(self, texts: Sequence[str]) -> ChatMessages:
+        """The messages with ``texts``, one for each of :meth:`pieces`, as their contents."""
         messages = [_copied(message) for message in self.messages]
-        messages[self.place]["content"] = instruction
-        for message in messages:
-            if isinstance(message.get("content"), str):
-                message["content"] = fill(message["content"])
+        for place, text in zip(self.templates, texts, strict=True):
+            messages[place]["content"] = text
         return messages
 
 
@@ -78,8 +94,8 @@ class TextPrompt(AnyPrompt, Generic[V]):
 
     ``format``, ``render``, ``str()``, ``%``, ``+`` and every other method of the string give what is in force: the
     candidate under evaluation, else the frozen text, else the source. Calling it fills the text in, sends it through
-    this package's client and gives the reply's text; ``predict`` gives a :class:`Prediction`, ``acall`` and
-    ``apredict`` are awaited, ``messages`` gives what would be sent.
+    this package's client and gives the reply's text; ``predict`` gives a :class:`Prediction`, ``acall``, ``apredict``
+    and ``arender`` are awaited, ``messages`` gives what would be sent. Only chat messages can be iterated.
     """
 
     def __init__(
@@ -90,10 +106,10 @@ class TextPrompt(AnyPrompt, Generic[V]):
         chat: Chat | None,
         model: str | None,
         optimize: bool,
-        loading: object = None,
+        loading: registry.Loading | None = None,
     ) -> None:
         assert signature.template is not None
-        self.loading = loading  # the import of its module that made it; one that follows makes another
+        self.loading = loading
         self.template: Template = signature.template
         self._chat = chat
         super().__init__(home=home, signature=signature, model=model, is_optimized=optimize)
@@ -114,8 +130,20 @@ class TextPrompt(AnyPrompt, Generic[V]):
         def render(text: str) -> str:
             return compile_jinja(text, environment).render(*args, **kwargs)
 
-        named = {name: value for each in args if isinstance(each, Mapping) for name, value in each.items()}
-        return self._fill(Language.JINJA2, render, (), {**named, **kwargs})
+        return self._fill(Language.JINJA2, render, (), _named(args, kwargs))
+
+    async def arender(self, /, *args: Any, **kwargs: Any) -> V:
+        """Like :meth:`render`, awaited: what an environment with ``enable_async`` renders inside an event loop."""
+        environment = self.template.environment
+        if environment is None or not environment.is_async:
+            return self.render(*args, **kwargs)
+        compiled, model = self._read()
+        self._require_language(Language.JINJA2, "render", compiled)
+        texts = [
+            await compile_jinja(text, environment).render_async(*args, **kwargs) for _, text in self._pieces(compiled)
+        ]
+        self._note_use(compiled, model, (), _named(args, kwargs))
+        return self._whole(texts)
 
     def messages(self, /, *args: Any, **kwargs: Any) -> ChatMessages:
         """The chat messages of such a call, with the text in force filled in in its own language. Calls nothing."""
@@ -176,9 +204,6 @@ class TextPrompt(AnyPrompt, Generic[V]):
         value = self._look()
         return hash(value if isinstance(value, str) else content_digest(to_json(value)))
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._use())
-
     def __getitem__(self, place: Any) -> Any:
         if self._chat is None:
             return self._use()[place]
@@ -229,26 +254,46 @@ class TextPrompt(AnyPrompt, Generic[V]):
         self._note_use(compiled, model, (), {})
         return self._value(compiled)
 
+    def _pieces(self, compiled: CompiledPrompt) -> list[Piece]:
+        """The texts in force with what says how to fill each in: one, or one for each message that has a text."""
+        if self._chat is None:
+            return [(self.template, compiled.instruction)]
+        return self._chat.pieces(compiled.instruction)
+
+    def _whole(self, texts: Sequence[str]) -> V:
+        """What ``texts``, one for each of the pieces, make: the text, or the list of messages."""
+        return cast("V", texts[0] if self._chat is None else self._chat.with_texts(texts))
+
     def _value(self, compiled: CompiledPrompt) -> V:
-        text = compiled.instruction
-        return cast("V", text if self._chat is None else self._chat.fill(text, str))
+        return self._whole([text for _, text in self._pieces(compiled)])
 
     def _fill(
         self, language: Language, fill: Callable[[str], str], args: Sequence[Any], inputs: Mapping[str, Any]
     ) -> V:
+        """Every text filled in; of messages those in ``language``, where one of them is."""
         compiled, model = self._read()
         self._require_language(language, "render" if language is Language.JINJA2 else "format", compiled)
-        text = compiled.instruction
-        filled = cast("V", fill(text) if self._chat is None else self._chat.fill(text, fill))
+        pieces = self._pieces(compiled)
+        if not any(template.language is language for template, _ in pieces):
+            texts = [fill(text) for _, text in pieces]
+        else:
+            self._refuse_unread(pieces, args, inputs)
+            texts = [fill(text) if template.language is language else text for template, text in pieces]
         self._note_use(compiled, model, args, inputs)
-        return filled
+        return self._whole(texts)
+
+    def _refuse_unread(self, pieces: Sequence[Piece], args: Sequence[Any], inputs: Mapping[str, Any]) -> None:
+        """Raise ``TypeError`` where a plain message beside others seems to have a field for one of the inputs."""
+        plain = [text for template, text in pieces if template.language is Language.PLAIN]
+        if gap := next(filter(None, (find_unread_field(text, args, inputs) for text in plain)), ""):
+            raise TypeError(f"{self.name} {gap}")
 
     def _require_language(self, language: Language, way: str, compiled: CompiledPrompt) -> None:
         """Refuse to fill a text in in a language in which its placeholders were not verified.
 
         The source itself may be filled in anyhow, as before it was adopted; not in a search, which would end so.
         """
-        if language is self.template.language:
+        if any(template.language is language for template, _ in self._pieces(compiled)):
             return
         evaluation = current_evaluation()
         is_searched = evaluation is not None and self.name in evaluation.candidate
@@ -263,44 +308,49 @@ class TextPrompt(AnyPrompt, Generic[V]):
         if (evaluation := current_evaluation()) is not None:
             self._note_use_by_others(compiled, model, evaluation, _as_inputs(args, inputs))
 
+    def _fillable(self, compiled: CompiledPrompt, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Piece]:
+        """The texts in force. Raises ``TypeError``, as any call does, for inputs that do not fit them."""
+        pieces = self._pieces(compiled)
+        if gap := find_gap(pieces, args, kwargs):
+            raise TypeError(f"{self.name}() {gap}")
+        return pieces
+
     def _as_messages(self, compiled: CompiledPrompt, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ChatMessages:
-        def fill(text: str) -> str:
-            return self.template.fill(text, args, kwargs)
+        pieces = self._fillable(compiled, args, kwargs)
+        return self._sendable([template.fill(text, args, kwargs) for template, text in pieces])
 
-        self._require_inputs(args, kwargs)
-        if self._chat is not None:
-            return self._chat.fill(compiled.instruction, fill)
-        return [{"role": "user", "content": fill(compiled.instruction)}]
+    async def _aas_messages(
+        self, compiled: CompiledPrompt, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> ChatMessages:
+        pieces = self._fillable(compiled, args, kwargs)
+        return self._sendable([await template.afill(text, args, kwargs) for template, text in pieces])
 
-    def _require_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Refuse inputs of a text that has no place for any; a language of its own says what else is wrong."""
-        texts = (
-            [self.template.text] if self._chat is None else [str(each.get("content")) for each in self._chat.messages]
-        )
-        is_plain = self.template.language is Language.PLAIN
-        if is_plain and (args or kwargs) and not any(_names(text) for text in texts):
-            raise TypeError(f"{self.name}() takes no inputs: its text has no placeholders")
+    def _sendable(self, texts: Sequence[str]) -> ChatMessages:
+        return [{"role": "user", "content": texts[0]}] if self._chat is None else self._chat.with_texts(texts)
 
     def _answer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Request, Reply]:
         self._warn_once_of_blocking()
-        runtime, request, compiled = self._prepare(args, kwargs)
+        runtime, model, compiled = self._prepare()
         evaluation = current_evaluation()
+        request = self._asking(model, self._as_messages(compiled, args, kwargs))
         reply = runtime.client.complete(request, None if evaluation is None else evaluation.scope)
         return request, self._conclude(request, reply, compiled, args, kwargs)
 
     async def _aanswer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Request, Reply]:
-        runtime, request, compiled = self._prepare(args, kwargs)
+        runtime, model, compiled = self._prepare()
         evaluation = current_evaluation()
+        request = self._asking(model, await self._aas_messages(compiled, args, kwargs))
         reply = await runtime.client.acomplete(request, None if evaluation is None else evaluation.scope)
         return request, self._conclude(request, reply, compiled, args, kwargs)
 
-    def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Runtime, Request, CompiledPrompt]:
+    def _prepare(self) -> tuple[Runtime, str, CompiledPrompt]:
         self._require_attached()
         runtime = current_runtime()
         model = runtime.choose_model(self.model)
-        compiled = self._compiled(runtime, model)
-        messages = cast("tuple[Message, ...]", tuple(self._as_messages(compiled, args, kwargs)))
-        return runtime, self._request(model, messages, current_evaluation()), compiled
+        return runtime, model, self._compiled(runtime, model)
+
+    def _asking(self, model: str, messages: ChatMessages) -> Request:
+        return self._request(model, cast("tuple[Message, ...]", tuple(messages)), current_evaluation())
 
     def _conclude(
         self,
@@ -318,8 +368,27 @@ class TextPrompt(AnyPrompt, Generic[V]):
         return reply
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return Template(language=Language.PLAIN, text=text).input_names
+class AdoptedText(TextPrompt[str]):
+    """One text. Clients that take whatever can be iterated for a list refuse it aloud, and send ``str(prompt)``."""
+
+    __iter__ = None
+
+
+AdoptedText.__name__ = "TextPrompt (hand over str(prompt) instead)"
+"""Python, json and httpx refuse what is no string by naming its class and nothing else: so the way out stands there."""
+
+
+class ChatPrompt(TextPrompt[ChatMessages]):
+    """A list of chat messages."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._use())
+
+
+def _named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Jinja template is given, by name: mappings and keywords, as ``dict`` takes them."""
+    named = {name: value for each in args if isinstance(each, Mapping) for name, value in each.items()}
+    return {**named, **kwargs}
 
 
 def _as_inputs(args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Json]:
@@ -376,7 +445,7 @@ def text_prompt(
     temperature: float = 0.0,
     max_tokens: int | None = None,
     optimize: bool = True,
-) -> TextPrompt[ChatMessages]: ...
+) -> ChatPrompt: ...
 
 
 def text_prompt(
@@ -407,20 +476,26 @@ def text_prompt(
     """
     caller = sys._getframe(1)
     home = _home_of(caller, name)
-    chat = None if text is None or isinstance(text, str) else _chat_of(name, text)
-    own = _text_of(home, text, file) if chat is None else chat.instruction
-    everything = own if chat is None else "\n\n".join(_texts_of(chat))
-    language = _language(name, template, environment, everything, Path(file or "").suffix)
+    chat, own = None, ""
+    language = _language(name, template, environment, Path(file or "").suffix)
+    if text is None or isinstance(text, str):
+        own = _text_of(home, text, file)
+    else:
+        chat = _chat_of(name, text, language, environment)
     signature = text_signature(
         name=name,
-        template=Template(language=language, text=own, environment=environment),
+        template=(
+            Template(language=language or choose_language(own), text=own, environment=environment)
+            if chat is None
+            else chat.templates[chat.place]
+        ),
         fixed=None if chat is None else chat.fixed,
         temperature=temperature,
         max_tokens=max_tokens,
     )
-    loading = caller.f_globals.get("__spec__")
-    _refuse_twin(home, loading)
-    return TextPrompt(home=home, signature=signature, chat=chat, model=model, optimize=optimize, loading=loading)
+    adopted: type[TextPrompt[Any]] = AdoptedText if chat is None else ChatPrompt
+    loading = registry.loading_of(caller.f_globals)
+    return adopted(home=home, signature=signature, chat=chat, model=model, optimize=optimize, loading=loading)
 
 
 def _home_of(caller: FrameType, name: str) -> PromptHome:
@@ -429,17 +504,6 @@ def _home_of(caller: FrameType, name: str) -> PromptHome:
     module = caller.f_globals.get("__name__", "__main__")
     file = caller.f_globals.get("__file__") or caller.f_code.co_filename
     return PromptHome(name=name, module=module, file=Path(file).absolute(), line=caller.f_lineno)
-
-
-def _refuse_twin(home: PromptHome, loading: object) -> None:
-    """Raise where one import of a module gives two texts one name; a module imported anew replaces its own."""
-    for other in registry.prompts_named(home.name):
-        is_of_this_import = isinstance(other, TextPrompt) and loading is not None and other.loading is loading
-        if is_of_this_import and other.home.line != home.line:
-            raise SignatureError(
-                f"{home.file} gives two texts the name {home.name}, in the lines {other.home.line} and {home.line}; "
-                "give one of them another name"
-            )
 
 
 def _text_of(home: PromptHome, text: object, file: str | Path | None) -> str:
@@ -459,7 +523,12 @@ def _read_text(home: PromptHome, path: Path) -> str:
     raise SignatureError(f"{home.name}: {path} cannot be read; file= is relative to {home.file.parent}")
 
 
-def _chat_of(name: str, messages: Sequence[Mapping[str, Any]]) -> Chat:
+def _chat_of(
+    name: str,
+    messages: Sequence[Mapping[str, Any]],
+    language: Language | None,
+    environment: jinja2.Environment | None,
+) -> Chat:
     given = messages if isinstance(messages, Sequence) else [messages]
     copied = tuple(_copied(message) if isinstance(message, Mapping) else {} for message in given)
     if not all(isinstance(message.get("role"), str) for message in copied):
@@ -468,7 +537,13 @@ def _chat_of(name: str, messages: Sequence[Mapping[str, Any]]) -> Chat:
     if not with_text:
         raise SignatureError(f"{name}: none of its messages has a text that could be searched")
     place = next((place for place in with_text if copied[place]["role"] in INSTRUCTION_ROLES), with_text[0])
-    chat = Chat(messages=copied, place=place)
+    texts = [str(copied[place]["content"]) for place in with_text]
+    languages = choose_languages(texts) if language is None else [language] * len(texts)
+    templates = {
+        place: Template(language=own, text=text, environment=environment)
+        for place, own, text in zip(with_text, languages, texts, strict=True)
+    }
+    chat = Chat(messages=copied, place=place, templates=templates)
     try:
         content_digest(chat.fixed)
     except (TypeError, ValueError) as error:
@@ -476,17 +551,12 @@ def _chat_of(name: str, messages: Sequence[Mapping[str, Any]]) -> Chat:
     return chat
 
 
-def _texts_of(chat: Chat) -> list[str]:
-    return [message["content"] for message in chat.messages if isinstance(message.get("content"), str)]
-
-
-def _language(
-    name: str, template: str | None, environment: jinja2.Environment | None, text: str, suffix: str
-) -> Language:
+def _language(name: str, template: str | None, environment: jinja2.Environment | None, suffix: str) -> Language | None:
+    """The language that somebody says a text is written in; ``None`` where the text has to tell."""
     if template is not None:
         try:
             return Language(template)
         except ValueError:
             known = ", ".join(f'"{each}"' for each in Language)
             raise SignatureError(f"{name}: template={template!r} is none of {known}") from None
-    return Language.JINJA2 if environment is not None else choose_language(text, suffix=suffix)
+    return Language.JINJA2 if environment is not None or suffix in JINJA_SUFFIXES else None

@@ -99,7 +99,7 @@ def _fact_lines(report: MetricReport, *, is_verbose: bool) -> list[str]:
     if verdict.is_below_threshold:
         lines.append(labelled("floor", f"{verdict.score:.3f} is below threshold={report.threshold}"))
     for prompt in (*report.edited, *report.stale, *report.moved):
-        lines += _changed_lines(prompt, most=None if is_verbose else SHOWN_DIFF_LINES)
+        lines += _changed_lines(prompt, report.reads, most=None if is_verbose else SHOWN_DIFF_LINES)
     lines += [labelled("rows", line) for line in _row_count_words(report)]
     if report.format_failures:
         lines.append(labelled("format", format_words(report.format_failures)))
@@ -132,13 +132,21 @@ def _counted(report: MetricReport, score: float, rows: int) -> str:
     return f"{score:.3f} ({round(passes)}/{rows})" if is_countable else f"{score:.3f}"
 
 
-def _changed_lines(prompt: PromptState, *, most: int | None) -> list[str]:
+def _changed_lines(prompt: PromptState, reads: str, *, most: int | None) -> list[str]:
+    """What changed; a baseline that ``reads`` sealed rows stems from a freeze, and git may not know what was frozen."""
     if prompt.standing == "edited":
         head = labelled("changed", f"{prompt.snapshot_place}, edited since it was frozen")
     elif prompt.has_moved and prompt.before is not None:
         head = labelled("changed", f"{prompt.snapshot_place} is gone: the source runs, in production too")
     elif prompt.has_moved:
         head = labelled("changed", f"{prompt.source_place}, not what the baseline was taken with")
+        if reads == "sealed":
+            restore = f"git checkout -- {shlex.quote(prompt.snapshot_place)}"
+            return [
+                head,
+                f"{'':12}{prompt.snapshot_place} is not there: the source runs",
+                f"{'':12}if it was: {restore}",
+            ]
     else:
         since = f"its {stale_part(prompt)} changed since it was frozen"
         head = labelled("changed", f"{prompt.source_place}, {since}: the source runs, in production too")
@@ -217,9 +225,11 @@ def _text(row: RowReport | None) -> str:
 
 def _command_lines(report: MetricReport) -> list[str]:
     """How to undo, accept and improve, each where it would help."""
-    restorable = (*report.edited, *report.moved)
-    folders = dict.fromkeys(folder(prompt.snapshot_place) for prompt in restorable if prompt.before is not None)
-    lines = [labelled("undo", f"git checkout -- {shlex.quote(folder)}") for folder in folders]
+    restorable = (
+        *(folder(prompt.snapshot_place) for prompt in report.edited if prompt.before is not None),
+        *(prompt.snapshot_place for prompt in report.moved if prompt.before is not None),
+    )
+    lines = [labelled("undo", f"git checkout -- {shlex.quote(place)}") for place in dict.fromkeys(restorable)]
     if _is_acceptable(report.verdict):
         lines.append(
             labelled("accept", f"{_lower_threshold(report)}pytest {test_of(report)} --prompt-bless{model_flag(report)}")

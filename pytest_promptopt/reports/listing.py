@@ -43,6 +43,7 @@ class Listing:
     models: tuple[str, ...]
     unmanaged: tuple[UnmanagedPrompt, ...]
     unread: tuple[Unread, ...]
+    passed_over: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
 
 
@@ -52,6 +53,7 @@ def listing_lines(listing: Listing, *, is_verbose: bool) -> list[str]:
         *_managed_lines(listing),
         *_unmanaged_lines(listing.unmanaged, is_verbose=is_verbose),
         *_unread_lines(listing.unread, is_verbose=is_verbose),
+        *_passed_over_lines(listing.passed_over if is_verbose else ()),
         *_closing_lines(listing, is_verbose=is_verbose),
     ]
 
@@ -162,6 +164,12 @@ def _unread_lines(unread: Sequence[Unread], *, is_verbose: bool) -> list[str]:
     if not is_verbose:
         return [f"{plural(len(unread), 'file')} could not be searched (named with -v)"]
     return ["could not be searched", *(f"{_INDENT}{one_line(one.path)}: {one_line(one.reason)}" for one in unread)]
+
+
+def _passed_over_lines(folders: Sequence[str]) -> list[str]:
+    if not folders:
+        return []
+    return ["not searched: installed, built or copied code", *(f"{_INDENT}{one_line(folder)}/" for folder in folders)]
 
 
 def _closing_lines(listing: Listing, *, is_verbose: bool) -> list[str]:

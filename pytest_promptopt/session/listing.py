@@ -79,6 +79,7 @@ class ListHooks:
             models=self._models(),
             unmanaged=tuple(inside),
             unread=found.unread,
+            passed_over=found.passed_over,
             patterns=settings.patterns,
         )
 

@@ -42,9 +42,10 @@ def reachable_prompts(
 def _next(here: Any, is_own: Callable[[Path], bool]) -> Iterator[object]:
     """What is one step away from ``here``. By its type alone: asking a lazy object for its class would wake it."""
     kind = type(here)
+    if "__wrapped__" in (held := _dictionary(here)):
+        yield held["__wrapped__"]
     if kind is FunctionType:
         yield from _used_by(here) if is_own(Path(here.__code__.co_filename)) else ()
-        yield from [here.__wrapped__] if "__wrapped__" in here.__dict__ else ()
     elif kind is MethodType:
         yield from (here.__func__, here.__self__)
     elif kind is functools.partial:
@@ -65,10 +66,14 @@ def _next(here: Any, is_own: Callable[[Path], bool]) -> Iterator[object]:
 
 
 def _attributes(here: object) -> list[object]:
+    return list(_dictionary(here).values())[:_MAX_ELEMENTS]
+
+
+def _dictionary(here: object) -> dict[str, object]:
     """What an object holds, without asking the object: its class may answer for ``__dict__`` too."""
     found = next((vars(base)["__dict__"] for base in type(here).__mro__ if "__dict__" in vars(base)), None)
-    own = found.__get__(here) if isinstance(found, GetSetDescriptorType) else {}
-    return list(own.values())[:_MAX_ELEMENTS]
+    own = found.__get__(here) if isinstance(found, GetSetDescriptorType) else None
+    return own if isinstance(own, dict) else {}
 
 
 def _members(here: type, is_own: Callable[[Path], bool]) -> Iterator[object]:

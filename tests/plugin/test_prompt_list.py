@@ -116,6 +116,10 @@ COVERED = {
         "class Lazy:\n    __class__ = property(lambda self: 1 / 0)\n    __dict__ = property(lambda self: 1 / 0)\nLAZY = Lazy()",
         "import desk_helpers\nfrom desk import route\n\ndef answer(text):\n    return desk_helpers.LAZY and route(ticket=text)",
     ),
+    "through a cached function": (
+        "import functools\n\n@functools.cache\ndef helper(text):\n    return desk.route(ticket=text)",
+        "from desk_helpers import helper\n\ndef answer(text):\n    return helper(text)",
+    ),
     "through a partial in a dict": (
         "from functools import partial\nTABLE = {'a': partial(desk.route)}",
         "from desk_helpers import TABLE\n\ndef answer(text):\n    return TABLE['a'](ticket=text)",
@@ -182,8 +186,8 @@ def test_unmanaged_texts_follow_with_the_line_that_adopts_them(desk):
     assert lines[-3:] == [
         "looks like a prompt, not managed (1)",
         "  shop/chat.py:1  SYSTEM_PROMPT, 19 words",
-        'adopt one without changing what is sent:  SYSTEM_PROMPT = text_prompt("shop.system", SYSTEM_PROMPT)   '
-        "docs: docs/text-prompts.md",
+        'adopt one without changing what is sent:  SYSTEM_PROMPT = text_prompt("shop.system", SYSTEM_PROMPT) '
+        "# and str(SYSTEM_PROMPT) where it is sent   docs: docs/text-prompts.md",
     ]
 
 
@@ -225,6 +229,13 @@ def test_files_that_cannot_be_searched_are_counted_and_named_with_v(desk):
     desk.write("old.py", "print 'the prompt'\n")
     assert "1 file could not be searched (named with -v)" in words(desk.run("--prompt-list"))
     assert any(line.startswith("  old.py: line 1: ") for line in desk.run("--prompt-list", "-v").stdout.lines)
+
+
+def test_folders_that_were_passed_over_are_named_with_v(desk):
+    desk.write("build/lib/chat.py", f"SYSTEM_PROMPT = '{LONG}'\n")
+    assert "build" not in words(desk.run("--prompt-list"))
+    lines = desk.run("--prompt-list", "-v").stdout.lines
+    assert lines[lines.index("not searched: installed, built or copied code") + 1] == "  build/"
 
 
 def test_no_text_of_a_file_steers_the_terminal_and_no_line_is_too_long(desk):

@@ -38,20 +38,12 @@ def _systems(desk: Desk) -> list[str]:
 # --- prompts of one name ----------------------------------------------------------------------------------------------
 
 
-def test_of_two_prompts_by_one_name_each_call_sends_its_own_instruction(project: Any) -> None:
+def test_two_prompts_by_one_name_are_refused_where_the_second_is_made(project: Any) -> None:
     desk = Desk(project)
-    desk.write(
-        "test_desk.py",
-        SAME_NAME
-        + """
-def test_both():
-    first(ticket="1")
-    second(ticket="2")
-    first(ticket="3")
-""",
-    )
-    assert desk.run().ret == 0
-    assert _systems(desk) == ["Be the first.", "Be the second.", "Be the first."]
+    desk.write("test_desk.py", SAME_NAME)
+    result = desk.run()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "test_desk.py gives two prompts the name desk.same, in the lines 4 and 9" in words(result)
 
 
 def test_a_reloaded_module_sends_the_instruction_that_it_holds_now(project: Any) -> None:

@@ -179,6 +179,21 @@ def test_an_edited_text_is_used_and_judged_and_one_without_its_placeholder_ends_
 # --- what may be a candidate ------------------------------------------------------------------------------------------
 
 
+def test_a_frozen_text_that_is_gone_is_named_as_the_cause_with_the_way_back(desk: Texts) -> None:
+    assert desk.optimize("-q").ret == 0
+    (desk.path / SNAPSHOT).unlink()
+    said = words(desk.run())
+    assert f"{SNAPSHOT} is not there: the source runs if it was: git checkout -- {SNAPSHOT}" in said
+    assert "was it renamed?" not in said
+
+
+def test_a_prompt_that_the_baseline_names_and_nobody_calls_is_named(desk: Texts) -> None:
+    assert desk.optimize("-q").ret == 0
+    desk.replace("desk.py", "support.route", "support.triage")
+    said = words(desk.run())
+    assert "its baseline was taken with support.route, which no row called; was it renamed?" in said
+
+
 def test_proposals_that_lose_a_placeholder_or_bring_code_are_thrown_away_and_named(desk: Texts) -> None:
     desk.write("pyproject.toml", "[tool.pytest-promptopt.copro]\nbreadth = 4\ndepth = 1\n")
     stolen = f"{GOOD_INSTRUCTION}\n\n{{ticket}} {{ticket.__class__}}"

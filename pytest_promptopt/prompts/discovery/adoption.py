@@ -60,17 +60,23 @@ def _word(text: str) -> str:
 def _line(prompt: UnmanagedPrompt, name: str) -> str:
     constant = _word(name.rpartition(".")[2]).upper()
     if prompt.kind == "file":
-        return f'{constant} = text_prompt("{name}", file="{_place_from_module(prompt)}")'
+        return f'{constant} = text_prompt("{name}", file="{_place_from_module(prompt)}"){_use(prompt, constant)}'
     if prompt.kind == "f-string":
         gaps = ", ".join(f"{_word(gap)}=…" for gap in prompt.placeholders[:3])
         return (
             f'{constant} = text_prompt("{name}", "…")  with the f-string as a plain one, then {constant}.format({gaps})'
         )
     if prompt.has_own_name:
-        return f'{prompt.name} = text_prompt("{name}", {prompt.name})'
+        return f'{prompt.name} = text_prompt("{name}", {prompt.name}){_use(prompt, prompt.name)}'
     if prompt.kind not in ("string", "messages"):
         return f'{constant} = text_prompt("{name}", "…")  and {prompt.kind} made from str({constant}) where it is used'
     return f'{constant} = text_prompt("{name}", …)  with the text itself, at the top of the module'
+
+
+def _use(prompt: UnmanagedPrompt, constant: str) -> str:
+    """What remains to do: a text that nothing fills in is handed over as the string it was. A comment, for pasting."""
+    is_sent_bare = prompt.kind != "messages" and not prompt.placeholders
+    return f"   # and str({constant}) where it is sent" if is_sent_bare else ""
 
 
 def _place_from_module(prompt: UnmanagedPrompt) -> str:

@@ -58,11 +58,15 @@ class Unread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """All that was found below the root. ``files`` were looked at, ``files_read`` of them not known from the cache."""
+    """All that was found below the root. ``files`` were looked at, ``files_read`` of them not known from the cache.
+
+    ``passed_over`` are folders of installed, built or copied code, which were not searched.
+    """
 
     managed: tuple[ManagedPrompt, ...]
     unmanaged: tuple[UnmanagedPrompt, ...]
     unread: tuple[Unread, ...]
+    passed_over: tuple[str, ...]
     files: int
     files_read: int
 

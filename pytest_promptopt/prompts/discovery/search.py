@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path, PurePath, PurePosixPath
 
 from pytest_promptopt.prompts.discovery.adoption import with_adoptions
 from pytest_promptopt.prompts.discovery.cache import Remembered, read_cache, write_cache
@@ -30,11 +30,14 @@ from pytest_promptopt.prompts.discovery.python_files import read_python
 MAX_BYTES = 1 << 20
 
 _PASSED_OVER = frozenset(
-    {
-        *("__pycache__", "__prompts__", "node_modules", "site-packages", "dist-packages", "build", "dist", "env"),
-        *("venv", "virtualenv", "eggs", "wheelhouse", "htmlcov", "vendor", "third_party", "bower_components"),
-    }
+    {"__pycache__", "__prompts__", "node_modules", "site-packages", "dist-packages", "bower_components"}
 )
+_MAYBE_OTHERS = frozenset({"build", "dist", "eggs", "wheelhouse", "htmlcov", "vendor", "third_party"})
+"""Folders of what was built or copied, unless they are packages of the project that are only called so."""
+
+_ENVIRONMENTS = frozenset({"pyvenv.cfg", "conda-meta"})
+"""What stands in a folder into which Python packages are installed, whatever it is called."""
+
 _TEMPLATES = (".j2", ".jinja", ".jinja2", ".prompt", ".prompty")
 _PROSE = (".txt", ".md")
 _NOT_PROMPTS = frozenset({"readme", "changelog", "license", "licence", "contributing", "requirements", "notice"})
@@ -62,8 +65,9 @@ def discover(root: Path, *, within: Sequence[Path] = (), cache: Path | None = No
     """
     before = read_cache(cache)
     unread: list[Unread] = []
+    passed_over: list[str] = []
     known: dict[str, Remembered] = {}
-    for file in _files(root, within, unread):
+    for file in _files(root, within, unread, passed_over):
         path = _relative(file, root)
         remembered = _look(file, path, before.get(path))
         if remembered is None:
@@ -80,6 +84,7 @@ def discover(root: Path, *, within: Sequence[Path] = (), cache: Path | None = No
         managed=managed,
         unmanaged=with_adoptions(_unmanaged(facts), {prompt.name for prompt in managed}),
         unread=tuple(sorted(unread, key=lambda one: one.path)),
+        passed_over=tuple(sorted(passed_over)),
         files=len(known),
         files_read=files_read,
     )
@@ -100,9 +105,13 @@ def _look(file: str, path: str, remembered: Remembered | None) -> Remembered | N
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _files(root: Path, within: Sequence[Path], unread: list[Unread]) -> Iterator[str]:
-    """The files to search, links passed over: what they point to is searched where it stands, and loops end nowhere."""
-    waiting = [str(path) for path in (within or (root,))]
+def _files(root: Path, within: Sequence[Path], unread: list[Unread], passed_over: list[str]) -> Iterator[str]:
+    """The files to search, links passed over: what they point to is searched where it stands, and loops end nowhere.
+
+    Nor are pipes and devices read, which might never end.
+    """
+    starts = [str(path) for path in (within or (root,))]
+    waiting = [*starts]
     seen: set[str] = set()
     while waiting:
         here = waiting.pop()
@@ -115,19 +124,26 @@ def _files(root: Path, within: Sequence[Path], unread: list[Unread]) -> Iterator
         try:
             with os.scandir(here) as entries:
                 found = [
-                    (entry.name, entry.path, entry.is_dir(follow_symlinks=False), entry.is_symlink())
+                    (entry.name, entry.path, entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False))
                     for entry in entries
                 ]
         except OSError as error:
             unread.append(Unread(path=_relative(here, root), reason=error.strerror or "it cannot be listed"))
             continue
-        if here != str(root) and any(name == "pyvenv.cfg" for name, *_ in found):
+        if here not in starts and _is_others(here, {name for name, *_ in found}):
+            passed_over.append(_relative(here, root))
             continue
-        for name, path, is_folder, is_link in found:
+        for name, path, is_folder, is_file in found:
             if is_folder and not name.startswith(".") and name not in _PASSED_OVER and not name.endswith(".egg-info"):
                 waiting.append(path)
-            elif not is_folder and not is_link and _is_wanted(_relative(path, root)):
+            elif is_file and _is_wanted(_relative(path, root)):
                 yield path
+
+
+def _is_others(folder: str, names: Set[str]) -> bool:
+    """Whether a folder that holds ``names`` is an environment, or holds what was built or copied and is no package."""
+    is_maybe_others = PurePath(folder).name in _MAYBE_OTHERS
+    return not _ENVIRONMENTS.isdisjoint(names) or (is_maybe_others and "__init__.py" not in names)
 
 
 def _is_wanted(path: str) -> bool:
