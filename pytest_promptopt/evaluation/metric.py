@@ -79,6 +79,9 @@ class Metric:
     def _result(
         self, trial: Trial, evaluation: Evaluation, judgement: Judgement, error: BaseException | None
     ) -> RowResult:
+        fault = evaluation.scope.fault
+        if fault is not None and judgement.status not in (Status.ERROR, Status.UNRECORDED):
+            judgement, error = judge_exception(fault, self.known), fault  # whoever caught it made no score of it
         example = trial.example
         calls = tuple(evaluation.calls)
         group = example.get(self.group) if self.group else None

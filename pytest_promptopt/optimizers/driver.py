@@ -57,15 +57,19 @@ class Allowance:
     """How many logical calls one search may make, replies from a store included; thread-safe.
 
     Counting what is asked, not what is paid, keeps a search's course the same whether its replies were stored or not.
+    ``reason_to_stop`` says in words why no further call may be made, whatever is left; empty as long as there is none.
     """
 
-    def __init__(self, max_calls: int | None) -> None:
+    def __init__(self, max_calls: int | None, *, reason_to_stop: Callable[[], str] | None = None) -> None:
         self.max_calls = max_calls
+        self._reason_to_stop = reason_to_stop
         self._calls = 0
         self._lock = Lock()
 
     def spend(self) -> None:
         """Count one call that is about to be made. Raises ``BudgetExhausted`` when it is one too many."""
+        if self._reason_to_stop is not None and (reason := self._reason_to_stop()):
+            raise BudgetExhausted(reason)
         with self._lock:
             if not self.covers(1):
                 raise BudgetExhausted(f"the search may make {self.max_calls} calls and has made them")

@@ -46,18 +46,33 @@ class Evaluation:
         self.calls: list[PromptCall] = []
 
 
+class Strays:
+    """The prompts that were called while a metric ran, by code that carries none of its rows.
+
+    They run on the metric's ``model``: whichever else a table of several models would show under a wrong name.
+    """
+
+    __slots__ = ("model", "prompts")
+
+    def __init__(self, model: str | None) -> None:
+        self.model = model
+        self.prompts: dict[str, None] = {}
+
+
 class _Process:
     """What one process knows about the run it is in."""
 
-    __slots__ = ("candidates_in_flight", "lock", "provider")
+    __slots__ = ("candidates_in_flight", "lock", "provider", "strays")
 
     def __init__(self) -> None:
         self.provider: Callable[[], Runtime] | None = None
+        self.strays: Strays | None = None
         self.candidates_in_flight = 0
         self.lock = threading.Lock()
 
 
 _process = _Process()
+_thread = threading.local()
 _evaluation: ContextVar[Evaluation | None] = ContextVar("promptopt_evaluation", default=None)
 _chosen_model: ContextVar[str | None] = ContextVar("promptopt_model", default=None)
 
@@ -114,6 +129,36 @@ def candidates_in_flight() -> Iterator[None]:
 def is_detached() -> bool:
     """Whether the caller ought to carry a candidate and does not."""
     return _process.candidates_in_flight > 0 and _evaluation.get() is None
+
+
+def has_run_ended() -> bool:
+    """Whether the caller is what is left of a run that is over: a thread that nobody waited for, with its row or not.
+
+    Without the run it would be in production, where no ceiling holds.
+    """
+    return _process.provider is None and (_evaluation.get() is not None or getattr(_thread, "is_stray", False))
+
+
+@contextmanager
+def noting_strays(model: str | None) -> Iterator[Strays]:
+    """Note which prompts are called meanwhile by code that carries no row, such as threads of the user's own."""
+    before, _process.strays = _process.strays, Strays(model)
+    try:
+        yield _process.strays
+    finally:
+        _process.strays = before
+
+
+def note_stray(prompt: str) -> None:
+    """Note a call of ``prompt`` if a metric is running here and the caller carries none of its rows."""
+    if _process.strays is not None and _evaluation.get() is None:
+        _process.strays.prompts[prompt] = None
+        _thread.is_stray = threading.current_thread() is not threading.main_thread()
+
+
+def model_of_strays() -> str | None:
+    """The model of the metric that is running here, for callers that carry none of its rows."""
+    return _process.strays.model if _process.strays is not None else None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from zipimport import zipimporter
 from pytest_promptopt.errors import ModelError, SnapshotError
 from pytest_promptopt.lms.client import Client
 from pytest_promptopt.lms.models import Catalog
-from pytest_promptopt.prompts.active import chosen_model, current_evaluation, provided_runtime
+from pytest_promptopt.prompts.active import chosen_model, current_evaluation, model_of_strays, provided_runtime
 from pytest_promptopt.prompts.compiled import CompiledPrompt
 from pytest_promptopt.prompts.frozen import FrozenPrompt, is_stale, read_frozen, snapshot_path
 from pytest_promptopt.prompts.signature import Signature
@@ -100,7 +100,7 @@ class Shelf:
     """Frozen prompts, each file read once under a lock."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
         self._snapshots: dict[tuple[Path, str, str, str, str], Snapshot] = {}
 
     def find(self, home: PromptHome, signature: Signature, source: CompiledPrompt, model: str) -> Snapshot:
@@ -108,6 +108,8 @@ class Shelf:
         key = (home.file, home.name, model, signature.digest, signature.source_digest)
         snapshot = self._snapshots.get(key)
         if snapshot is None:
+            if self._pid != os.getpid():
+                self.unlock()
             with self._lock:
                 snapshot = self._snapshots.get(key) or self._read(home, signature, source, model)
                 self._snapshots[key] = snapshot
@@ -115,7 +117,7 @@ class Shelf:
 
     def unlock(self) -> None:
         """Let go of a lock whose holder a fork left behind; what was read stays."""
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
 
     def forget(self) -> None:
         """Read every file anew from now on."""
@@ -162,7 +164,7 @@ class Runtime:
         model = (
             pinned
             or chosen_model()
-            or (evaluation.model if evaluation else None)
+            or (evaluation.model if evaluation else model_of_strays())
             or self.command_line_model
             or self.environment_model
             or self.configured_model

@@ -110,9 +110,9 @@ def _has_lost_candidate(job: JobReport) -> bool:
 
 
 def _spent(spending: Spending) -> str:
-    if spending.calls and not spending.attempts:
+    if spending.calls and not spending.made:
         return "0 calls, everything from the store"
-    return f"{plural(spending.attempts, 'call')}  {money(spending.cost_usd)}"
+    return f"{plural(spending.made, 'call')}  {money(spending.total_usd)}"
 
 
 # --- at the end -------------------------------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ def job_table(jobs: Sequence[JobReport], *, budget: int | None, max_cost_usd: fl
     """One row a prompt and a line of totals; calls are those that were sent out, as the ceiling counts them."""
     headers = ("prompt", "outcome", "on select (optimistic)", "on sealed rows", "p", "calls", "cost")
     spent = sum((job.spending for job in jobs), Spending())
-    calls = str(spent.attempts) if budget is None else f"{spent.attempts}/{budget}"
-    cost = money(spent.cost_usd) if max_cost_usd is None else f"{money(spent.cost_usd)}/{max_cost_usd:.2f}"
+    calls = str(spent.made) if budget is None else f"{spent.made}/{budget}"
+    cost = money(spent.total_usd) if max_cost_usd is None else f"{money(spent.total_usd)}/{max_cost_usd:.2f}"
     is_matrix = len({job.model for job in jobs}) > 1
     rows = [*(_job_cells(job, is_matrix=is_matrix) for job in jobs), ("", "", "", "", "", calls, cost)]
     return table(headers, rows, ("left", "left", "left", "left", "left", "right", "right"))
@@ -136,8 +136,8 @@ def _job_cells(job: JobReport, *, is_matrix: bool) -> tuple[str, ...]:
         moved(job.start_score, job.selected_score),
         moved(job.sealed_before, job.sealed_after),
         "-" if job.p is None else p_value(job.p),
-        str(job.spending.attempts) if job.leads_group else "-",
-        money(job.spending.cost_usd) if job.leads_group else "-",
+        str(job.spending.made) if job.leads_group else "-",
+        money(job.spending.total_usd) if job.leads_group else "-",
     )
 
 

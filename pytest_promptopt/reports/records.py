@@ -59,13 +59,27 @@ class PromptState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """LM calls of one metric or one run: asked for, replayed, sent out, and their cost (``None``: unknown)."""
+    """LM calls of one metric or one run: asked for, replayed, sent out, and their cost (``None``: unknown).
+
+    ``handed_out`` are those that somebody else's client makes; what they cost is not in ``cost_usd``.
+    """
 
     calls: int = 0
     replayed: int = 0
     attempts: int = 0
+    handed_out: int = 0
     cost_usd: float | None = 0.0
     seconds: float = 0.0
+
+    @property
+    def made(self) -> int:
+        """Requests that went out, whoever's client made them."""
+        return self.attempts + self.handed_out
+
+    @property
+    def total_usd(self) -> float | None:
+        """What all of them cost; ``None`` as soon as nobody knows of one."""
+        return None if self.handed_out else self.cost_usd
 
     def __add__(self, other: Spending) -> Spending:
         known = self.cost_usd is not None and other.cost_usd is not None
@@ -73,6 +87,7 @@ class Spending:
             calls=self.calls + other.calls,
             replayed=self.replayed + other.replayed,
             attempts=self.attempts + other.attempts,
+            handed_out=self.handed_out + other.handed_out,
             cost_usd=(self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
             seconds=self.seconds + other.seconds,
         )

@@ -213,14 +213,21 @@ def _names_with_models(reports: Sequence[MetricReport]) -> dict[str, str]:
 
 
 def metric_notes(
-    reports: Sequence[MetricReport], *, is_verbose: bool, is_ci: bool, max_cost_usd: float | None = None
+    reports: Sequence[MetricReport],
+    *,
+    is_verbose: bool,
+    is_ci: bool,
+    max_cost_usd: float | None = None,
+    unreported: Spending | None = None,
 ) -> list[str]:
     """The lines under the table: what was read and paid, then a paragraph for whatever is not a plain pass.
 
-    ``max_cost_usd`` is the run's ceiling, where it has one that means anything.
+    ``max_cost_usd`` is the run's ceiling, where it has one that means anything, and ``unreported`` what went to metrics
+    that ended without a report.
     """
     names = _names_with_models(reports)
-    totals = [*_decide_lines(reports), *_reply_lines(reports, max_cost_usd)]
+    spent = sum((report.spending for report in reports), unreported or Spending())
+    totals = [*_decide_lines(reports), *_reply_lines(spent, max_cost_usd)]
     paragraphs = [
         *_inconclusive_notes(reports, names),
         *_prompt_notes(reports),
@@ -245,14 +252,17 @@ def _decide_lines(reports: Sequence[MetricReport]) -> list[str]:
     return [f"rows: {read} of {total} decide; the search saw the other {total - read} (must-pass rows always run)"]
 
 
-def _reply_lines(reports: Sequence[MetricReport], max_cost_usd: float | None) -> list[str]:
-    spent = sum((report.spending for report in reports), Spending())
-    if not spent.calls:
-        return []
-    replies = "1 reply" if spent.calls == 1 else f"{spent.calls} replies"
-    counts = f"{spent.replayed} replayed, {spent.attempts} called"
-    ceiling = f" of ${max_cost_usd:.2f}" if max_cost_usd is not None and spent.attempts else ""
-    return [f"{replies}: {counts}, {money(spent.cost_usd)}{ceiling}, {duration(spent.seconds)}"]
+def _reply_lines(spent: Spending, max_cost_usd: float | None) -> list[str]:
+    lines = []
+    if spent.calls:
+        counts = f"{spent.replayed} replayed, {spent.attempts} called"
+        ceiling = f" of ${max_cost_usd:.2f}" if max_cost_usd is not None and spent.attempts else ""
+        replies = "1 reply" if spent.calls == 1 else f"{spent.calls} replies"
+        lines.append(f"{replies}: {counts}, {money(spent.cost_usd)}{ceiling}, {duration(spent.seconds)}")
+    if spent.handed_out:
+        what = f"{plural(spent.handed_out, 'prompt')} handed out to a client of your own"
+        lines.append(f"{what}: neither recorded, replayed, limited nor priced, whatever the mode")
+    return lines
 
 
 def _first_run_lines(reports: Sequence[MetricReport]) -> list[str]:

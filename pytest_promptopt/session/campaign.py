@@ -10,7 +10,7 @@ import pytest
 
 from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.evaluation.metric import Trial
-from pytest_promptopt.evaluation.outcome import Status, by_row
+from pytest_promptopt.evaluation.outcome import RowResult, by_row
 from pytest_promptopt.evaluation.split import Split
 from pytest_promptopt.prompts.active import candidates_in_flight
 from pytest_promptopt.prompts.base import AnyPrompt
@@ -24,8 +24,9 @@ from pytest_promptopt.session.workbench import (
     Evidence,
     JobError,
     MetricSkipped,
+    fault_words,
     has_no_score,
-    refuse_fault,
+    is_fault,
     trials_of,
 )
 
@@ -39,6 +40,11 @@ class Group:
 
     prompts: tuple[AnyPrompt, ...]
     evidence: tuple[Evidence, ...]
+
+    @property
+    def failure(self) -> str:
+        """Why its source could not be measured; empty when it was."""
+        return next((one.failure for one in self.evidence if one.failure), "")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +62,7 @@ class Campaign:
     before: tuple[Campaign, ...] = ()
     waiting: int = 0
     source_calls: int = 0
+    evidence: Sequence[Evidence] = ()
     groups: list[Group] | None = None
     spent_by_groups: int = 0
     reports: dict[str, list[JobReport]] = field(default_factory=dict)
@@ -71,7 +78,7 @@ class Campaign:
     @property
     def max_calls(self) -> int | None:
         """This model's share of the run's ceiling: an equal one of what the models before it left."""
-        most = self.run.ceiling.max_calls
+        most = self.run.max_calls
         if most is None:
             return None
         left = most - sum(campaign.used_calls for campaign in self.before)
@@ -80,8 +87,8 @@ class Campaign:
     def gather(self) -> list[Group]:
         """Run the source on every searchable row once, and see which prompts each metric calls.
 
-        Leaves with exit status 4 when the budget cannot hold this and the confirmations. Raises ``JobError`` when a row
-        has no score under the source.
+        Leaves with exit status 4 when the budget cannot hold this and the confirmations. A metric with a row without a
+        score is the failure of its own prompts' group.
         """
         if self.failure is not None:
             raise JobError(f"the source could not be measured, see the first job: {self.failure}")
@@ -91,7 +98,8 @@ class Campaign:
             except (JobError, PromptOptError, BudgetExhausted) as error:
                 self.failure = one_line(str(error))
                 raise
-            self._require(self.source_calls + self.reserve(self.groups), " at the calls that its rows really make")
+            sound = [group for group in self.groups if not group.failure]
+            self._require(self.source_calls + self.reserve(sound), " at the calls that its rows really make")
         return self.groups
 
     def _gather(self) -> list[Group]:
@@ -102,9 +110,9 @@ class Campaign:
         )
         source = Candidate({prompt.name: prompt.source for prompt in self.prompts})
         sealed = {example.digest for _, split in splits for example in split.test}
-        evidence = [self._trace(metric, split, source, sealed) for metric, split in splits]
-        self.source_calls = sum(one.all_calls for one in evidence)
-        return self._group(evidence)
+        self.evidence = [self._trace(metric, split, source, sealed) for metric, split in splits]
+        self.source_calls = sum(one.all_calls for one in self.evidence)
+        return self._group(self.evidence)
 
     def _measure(self) -> list[tuple[MetricItem, Split]]:
         """The rows of every metric, before anything is called; a metric that is skipped measures nothing."""
@@ -122,19 +130,25 @@ class Campaign:
         return splits
 
     def _trace(self, metric: MetricItem, split: Split, source: Candidate, sealed: Set[str]) -> Evidence:
+        """How the source does on ``metric``; what keeps a row from a score ends the search of its prompts alone."""
         whole, split = split, _without_twins(split, sealed)
-        with candidates_in_flight():  # a call that carries no candidate would not be traced
-            results = self.bench.run(
-                metric, lambda metric: trials_of(split.searchable, metric, source), is_enough=has_no_score
-            )
-        for result in results:
-            refuse_fault(metric, result)
-            if result.judgement.status is Status.ERROR:
-                raise JobError(f"{metric.nodeid}, row {result.id}, under the source: {result.judgement.feedback}")
+        results: list[RowResult] = []
+        failure = ""
+        try:
+            with candidates_in_flight():  # a call that carries no candidate would not be traced
+                results = self.bench.run(
+                    metric, lambda metric: trials_of(split.searchable, metric, source), is_enough=has_no_score
+                )
+        except (JobError, PromptOptError) as error:
+            failure = str(error)
+        broken = next((result for result in results if has_no_score(result)), None)
+        if broken is not None:
+            failure = fault_words(metric, broken, "" if is_fault(broken) else ", under the source")
         return Evidence(
             metric=metric,
             split=split,
             left_out=len(whole.searchable) - len(split.searchable),
+            failure=failure,
             results=by_row(results),
         )
 
@@ -166,13 +180,21 @@ class Campaign:
         """Calls that confirming all winners takes at most: both arms, and a fresh baseline where replies vary."""
         return sum(_calls_of_one_arm(group) * (3 if varies(group) else 2) for group in groups)
 
+    def waiting_groups(self) -> list[Group]:
+        """The groups that have something to search and have not reported."""
+        groups = [one for one in self.groups or () if one.evidence and not one.failure]
+        return [one for one in groups if one.prompts[0].name not in self.reports]
+
+    def failure_without_prompts(self) -> str:
+        """Why a metric failed before it called any prompt, so that nobody knows which ones it measures."""
+        return next((one.failure for one in self.evidence if one.failure and not one.prompts), "")
+
     def share(self, group: Group) -> int | None:
         """Logical calls that the search of ``group`` may make: an equal share of what the others leave."""
         most = self.max_calls
         if most is None:
             return None
-        groups = [one for one in self.groups or () if one.evidence]
-        waiting = [one for one in groups if one.prompts[0].name not in self.reports]
+        waiting = self.waiting_groups()
         left = most - self.source_calls - self.spent_by_groups - self.reserve(waiting)
         return max(0, left // max(1, len(waiting)))
 
@@ -182,7 +204,7 @@ class Campaign:
             needed = sum(campaign.used_calls for campaign in self.before) + calls * (1 + self.waiting)
             models = f" on {1 + self.waiting} models" if self.waiting else ""
             pytest.exit(
-                f"--prompt-budget {self.run.ceiling.max_calls} is below the reserve: measuring the source and "
+                f"--prompt-budget {self.run.max_calls} is below the reserve: measuring the source and "
                 f"confirming a winner{models} takes at least {needed} calls{why}; give --prompt-budget {needed} or "
                 "more, or fewer rows or metrics",
                 returncode=int(pytest.ExitCode.USAGE_ERROR),

@@ -13,10 +13,12 @@ from unittest import SkipTest
 
 import pytest
 
-from pytest_promptopt.errors import BudgetExhausted, PromptOptError
+from pytest_promptopt.errors import BudgetExhausted, DetachedCallError, PromptOptError
 from pytest_promptopt.evaluation.loop import run_in_order, run_in_tasks, run_in_threads
 from pytest_promptopt.evaluation.metric import Metric, Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status, TestExceptions
+from pytest_promptopt.prompts.active import noting_strays
+from pytest_promptopt.prompts.base import detached_words
 from pytest_promptopt.reports.records import MetricReport
 from pytest_promptopt.session import verdicts
 from pytest_promptopt.session.metric_item import MetricItem, ReadRows
@@ -29,6 +31,9 @@ KNOWN = TestExceptions(
 )
 
 
+IsEnough = Callable[[RowResult], bool]
+
+
 @dataclass(slots=True, kw_only=True)
 class Batch:
     """Work that an optimize job lays beside a metric before it runs it, and takes back with results.
@@ -37,36 +42,49 @@ class Batch:
     """
 
     plan: Callable[[MetricItem], Sequence[Trial]]
-    is_enough: Callable[[RowResult], bool]
+    is_enough: IsEnough
     results: list[RowResult] = field(default_factory=list)
     failure: BaseException | None = None
     has_run: bool = False
 
-    def take(self, results: list[RowResult], seconds: float) -> None:
-        """Hand the job what its rows gave."""
+    def take(self, results: list[RowResult], seconds: float, strays: Sequence[str]) -> None:
+        """Hand the job what its rows gave.
+
+        Raises ``DetachedCallError`` where a prompt was called without the candidate and no row says so itself: whoever
+        called it kept the error to themselves, and what their row came to is no score.
+        """
+        if strays and results and not any(isinstance(result.exception, DetachedCallError) for result in results):
+            raise DetachedCallError(detached_words(strays))
         self.results, self.has_run = results, True
 
 
 BATCH = pytest.StashKey[Batch]()
 
 HOPELESS_ROWS = 3
-"""When so many rows have raised before any had a score, the metric is broken, and the others need not be paid for."""
+"""When the first rows have all raised, the metric is broken, and the others need not be paid for."""
 
 
 class _Hopeless:
-    """Whether a metric does nothing but raise; a provider's faults are not its own."""
+    """Whether a metric does nothing but raise, by the first rows in their order: timing decides nothing.
 
-    def __init__(self) -> None:
+    A provider's faults are not its own.
+    """
+
+    def __init__(self, work: Sequence[Trial]) -> None:
         self._lock = Lock()
+        self._first = {(trial.example.id, trial.repeat) for trial in work[:HOPELESS_ROWS]}
         self._raised = 0
-        self._has_score = False
 
     def __call__(self, result: RowResult) -> bool:
         judgement = result.judgement
+        is_own = judgement.status is Status.ERROR and not judgement.is_provider_fault
         with self._lock:
-            self._has_score = self._has_score or judgement.score is not None
-            self._raised += judgement.status is Status.ERROR and not judgement.is_provider_fault
-            return self._raised >= HOPELESS_ROWS and not self._has_score
+            self._raised += is_own and (result.id, result.repeat) in self._first
+            return self._raised >= HOPELESS_ROWS
+
+
+Conclude = Callable[[list[RowResult], float, Sequence[str]], None]
+"""Takes results, the seconds they took, and the prompts that were called without a row."""
 
 
 def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
@@ -74,14 +92,14 @@ def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
     metric_item = run.metric_of(item)
     function = item.obj
     batch = item.stash.get(BATCH, None)
-    is_enough = _Hopeless() if batch is None else batch.is_enough
 
-    def assignment() -> tuple[Sequence[Trial], Callable[[list[RowResult], float], None]]:
-        """The rows to run, and what to do with their results."""
+    def assignment() -> tuple[Sequence[Trial], IsEnough, Conclude]:
+        """The rows to run, after which result to stop, and what to do with all of them."""
         if batch is not None:
-            return batch.plan(metric_item), batch.take
+            return batch.plan(metric_item), batch.is_enough, batch.take
         read = metric_item.rows_to_read(metric_item.examples())
-        return verdicts.plan(metric_item, read), partial(_conclude, run, metric_item, read)
+        work = verdicts.plan(metric_item, read)
+        return work, _Hopeless(work), partial(_conclude, run, metric_item, read)
 
     @contextmanager
     def guard() -> Iterator[None]:
@@ -91,43 +109,41 @@ def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
             yield
         except (PromptOptError, BudgetExhausted) as error:
             fault = error
-        except (KeyboardInterrupt, pytest.exit.Exception):
-            raise
-        except BaseException as error:
+        except Exception as error:  # Ctrl-C ends a loop by cancelling what runs there: that must reach the loop
             if batch is None:
                 raise
             fault = error
         if batch is not None:
             batch.failure = fault
         elif fault is not None:
+            run.leave_unreported()
             raise pytest.fail.Exception(str(fault), pytrace=False) from None  # else it is told as its own consequence
 
     if metric_item.is_async:
 
         async def adriver(**kwargs: Any) -> None:
             with guard():
-                work, conclude = assignment()
+                work, is_enough, conclude = assignment()
                 start = time.perf_counter()
-                results = await _run_async(metric_item, _metric(metric_item, kwargs, function), work, is_enough)
-                conclude(results, time.perf_counter() - start)
+                with noting_strays(metric_item.model) as strays:
+                    results = await _run_async(metric_item, _metric(metric_item, kwargs, function), work, is_enough)
+                conclude(results, time.perf_counter() - start, sorted(strays.prompts))
 
         return adriver
 
     def driver(**kwargs: Any) -> None:
         with guard():
-            work, conclude = assignment()
+            work, is_enough, conclude = assignment()
             start = time.perf_counter()
-            results = _run_sync(metric_item, _metric(metric_item, kwargs, function), work, is_enough)
-            conclude(results, time.perf_counter() - start)
+            with noting_strays(metric_item.model) as strays:
+                results = _run_sync(metric_item, _metric(metric_item, kwargs, function), work, is_enough)
+            conclude(results, time.perf_counter() - start, sorted(strays.prompts))
 
     return driver
 
 
 def _metric(item: MetricItem, kwargs: dict[str, Any], function: Any) -> Metric:
     return Metric(call=partial(item.call, kwargs, function), known=KNOWN, group=item.options.group)
-
-
-IsEnough = Callable[[RowResult], bool]
 
 
 def _run_sync(item: MetricItem, metric: Metric, work: Sequence[Trial], is_enough: IsEnough) -> list[RowResult]:
@@ -171,9 +187,11 @@ def _stop_at_failure(result: RowResult) -> RowResult:
     return result
 
 
-def _conclude(run: Run, item: MetricItem, read: ReadRows, results: list[RowResult], seconds: float) -> None:
+def _conclude(
+    run: Run, item: MetricItem, read: ReadRows, results: list[RowResult], seconds: float, strays: Sequence[str]
+) -> None:
     """Judge the rows, keep the report, and end the test as the verdict says."""
-    report = verdicts.judge_rows(run, item, read, results, seconds)
+    report = verdicts.judge_rows(run, item, read, results, seconds, strays)
     if results and all(result.judgement.status is Status.SKIPPED for result in results):
         raise pytest.skip.Exception(f"every row was left out: {results[0].judgement.feedback}", _use_item_location=True)
     item.item.stash[REPORT] = report

@@ -51,8 +51,7 @@ def _mode(run: Run) -> str:
 
 
 def _ceiling(run: Run) -> str:
-    ceiling = run.ceiling
-    parts = [f"{ceiling.max_calls} calls" if ceiling.max_calls is not None else ""]
-    if ceiling.max_cost_usd is not None and not run.is_offline_alone:
-        parts.append(f"${ceiling.max_cost_usd:.2f}")
+    parts = [f"{run.max_calls} calls" if run.max_calls is not None else ""]
+    if run.ceiling.max_cost_usd is not None and not run.is_offline_alone:
+        parts.append(f"${run.ceiling.max_cost_usd:.2f}")
     return " and ".join(part for part in parts if part)

@@ -181,8 +181,7 @@ def _refuse_misuse(run: Run, metrics: Sequence[Any]) -> None:
         from pytest_promptopt.prompts.runtime import NO_MODEL
 
         raise pytest.UsageError(NO_MODEL)
-    named = [*(model for model in models if model), *([settings.proposer] if settings.proposer else [])]
-    for model in named:
+    for model in dict.fromkeys((*(model for model in models if model), *run.named_models)):
         run.find_lm(model)
         if settings.is_ci and not settings.has_own_mode and not run.is_offline(model):
             raise pytest.UsageError(
@@ -233,10 +232,14 @@ def _search(run: Run, job: PromptJob) -> list[JobReport]:
     """The reports of the job's group: made by the first job of the group, looked up by the others."""
     groups = job.campaign.gather()
     group = next(group for group in groups if any(prompt is job.prompt for prompt in group.prompts))
+    campaign = job.campaign
+    if group.failure:
+        raise JobError(group.failure)
     if not group.evidence or not any(job.prompt.name in one.prompts for one in group.evidence):
+        if failure := campaign.failure_without_prompts():
+            raise JobError(failure)
         return []
     leader = group.prompts[0].name
-    campaign = job.campaign
     if leader in campaign.failures:
         raise JobError(f"searched together with {leader}, which failed: {campaign.failures[leader]}")
     if leader not in campaign.reports:

@@ -25,7 +25,7 @@ from pytest_promptopt.reports.records import JobReport, MetricReport, Spending, 
 from pytest_promptopt.session import orphans
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.session.misuse import usage_errors
-from pytest_promptopt.session.settings import DEFAULT_BUDGET, Settings, read_settings
+from pytest_promptopt.session.settings import Settings, read_settings
 
 REPORT = pytest.StashKey[MetricReport]()
 ITEM = pytest.StashKey[MetricItem]()
@@ -46,6 +46,7 @@ class Run:
         self.written: list[str] = []
         self.alpha = session_alpha(1)
         self.counted = Counters()
+        self.unreported = Spending()
         self.optimizer: Optimizer | None = None
         self._registry = Registry(self.settings.catalog, environ=os.environ)
         self._lms: dict[str, LM | AsyncLM] = {}
@@ -53,12 +54,18 @@ class Run:
 
     @cached_property
     def ceiling(self) -> Ceiling:
-        """The ceiling on provider attempts and money for the whole run."""
+        """The ceiling on provider attempts and money for the whole run.
+
+        Nobody need name a budget: the default one is there for whatever model outside the process is called, also one
+        that only a prompt or the code under test names.
+        """
+        return Ceiling(max_calls=self.settings.budget, max_cost_usd=self.settings.max_cost_usd)
+
+    @property
+    def max_calls(self) -> int | None:
+        """The ceiling on calls, ``None`` where only simulators are called and nobody has named one."""
         settings = self.settings
-        max_calls = settings.budget if settings.has_own_budget else None
-        if not settings.has_own_budget and not self.is_offline_alone:
-            max_calls = DEFAULT_BUDGET
-        return Ceiling(max_calls=max_calls, max_cost_usd=settings.max_cost_usd)
+        return settings.budget if settings.has_own_budget or not self.is_offline_alone else None
 
     @cached_property
     def client(self) -> Client:
@@ -71,6 +78,7 @@ class Run:
             ceiling=self.ceiling,
             mode=settings.mode,
             max_concurrency=settings.concurrency,
+            counts_offline=settings.has_own_budget,
             price_of=find_price,
             most_output_tokens=most_output_tokens,
         )
@@ -87,14 +95,19 @@ class Run:
             ini_model=settings.ini_model,
         )
 
-    @cached_property
+    @property
     def is_offline_alone(self) -> bool:
-        """Whether every model that this session names answers inside the process."""
-        named = {*self.settings.models, self.settings.proposer}
-        if not self.settings.models:
-            named |= {self.settings.default_model}
-        models = [model for model in named if model]
+        """Whether every model that this session and its prompts name answers inside the process."""
+        models = self.named_models
         return bool(models) and all(self.is_offline(model) for model in models)
+
+    @property
+    def named_models(self) -> list[str]:
+        """The models of the session, the proposer, and those that imported prompts are pinned to."""
+        settings = self.settings
+        named = [*(settings.models or (settings.default_model,)), settings.proposer]
+        pinned = [prompt.model for prompt in registered_prompts(settings.rootdir)]
+        return list(dict.fromkeys(model for model in (*named, *pinned) if model))
 
     @cached_property
     def extra_optimizers(self) -> dict[str, str]:
@@ -180,14 +193,20 @@ class Run:
         """What went through the client since this was last asked; ``seconds`` is how long it took."""
         counters, before = self.client.counters, self.counted
         self.counted = counters
+        handed_out = counters.handed_out - before.handed_out
         is_unknown = counters.unknown_costs > before.unknown_costs
         return Spending(
             calls=counters.calls - before.calls,
             replayed=counters.replayed - before.replayed,
             attempts=counters.attempts - before.attempts,
+            handed_out=handed_out,
             cost_usd=None if is_unknown else counters.cost_usd - before.cost_usd,
             seconds=seconds,
         )
+
+    def leave_unreported(self) -> None:
+        """Set aside what a metric spent before it ended without a report, so that it is no other metric's."""
+        self.unreported += self.take_spending(0.0)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Put a metric's figures on its report."""

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+MONEY_MARGIN = 1.5
+"""How much more than the calls so far those of a confirmation are expected to cost."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
@@ -60,7 +63,7 @@ class Search:
         start = self.clock()
         snapshots = self._snapshots()
         self._say_rows()
-        allowance = Allowance(self.campaign.share(self.group))
+        allowance = Allowance(self.campaign.share(self.group), reason_to_stop=self._money_watch())
         found = self._search(allowance)
         self.campaign.spent_by_groups += allowance.calls
         winner = found.candidate
@@ -96,6 +99,25 @@ class Search:
             self.say(f"  note      {end}")
             reason = "a ceiling was reached before it was confirmed"
             return Decision(is_frozen=False, reason=reason, winner={}, incumbent={})
+
+    def _money_watch(self) -> Callable[[], str] | None:
+        """What ends a search while there is money left to confirm its winner, and those of the groups that wait.
+
+        What a call will cost is taken from those so far, and half as much again: demos make prompts longer.
+        """
+        ceiling = self.run.ceiling
+        most_usd = ceiling.max_cost_usd
+        if most_usd is None or self.run.is_offline_alone:
+            return None
+        calls = self.campaign.reserve(self.campaign.waiting_groups())
+
+        def watch() -> str:
+            kept_usd = MONEY_MARGIN * calls * ceiling.cost_usd / max(1, ceiling.calls)
+            if ceiling.cost_usd + kept_usd <= most_usd:
+                return ""
+            return f"what is left of ${most_usd:g} (--prompt-max-cost {most_usd:g}) is kept for the confirmation"
+
+        return watch
 
     def _snapshots(self) -> dict[str, Snapshot]:
         models = models_of(self.group, self.model)
@@ -156,7 +178,7 @@ class Search:
 
         def observe(event: Event) -> None:
             if isinstance(event, RoundEnded | TrialScored):
-                most = self.run.ceiling.max_calls
+                most = self.run.max_calls
                 event = replace(event, calls=calls_before + event.calls, max_calls=most)
             self.observe(event)
 

@@ -23,7 +23,11 @@ DEFAULT_MAX_COST_USD = 1.00
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a session was asked to do. ``budget`` and ``max_cost_usd`` are ``None`` where nothing limits them."""
+    """Everything a session was asked to do. ``budget`` and ``max_cost_usd`` are ``None`` where nothing limits them.
+
+    ``has_own_budget`` says that somebody named the budget: then it counts simulators too. A worker of pytest-xdist has
+    its share of what the whole run may spend.
+    """
 
     rootdir: Path
     is_optimizing: bool
@@ -70,6 +74,7 @@ def read_settings(config: pytest.Config) -> Settings:
     budget = config.getoption("prompt_budget") or config.getini("promptopt_budget") or ""
     rootdir = config.rootpath
     tables = _tool_tables(rootdir / "pyproject.toml")
+    share = _share_of(config)
     return Settings(
         rootdir=rootdir,
         is_optimizing=bool(config.getoption("optimize_prompts")),
@@ -81,10 +86,10 @@ def read_settings(config: pytest.Config) -> Settings:
         proposer=config.getoption("prompt_proposer") or config.getini("promptopt_proposer") or None,
         optimizer=config.getoption("prompt_optimizer") or config.getini("promptopt_optimizer") or "auto",
         optimizer_settings=_optimizer_settings(config, tables),
-        catalog=_read_catalog(tables),
-        budget=_read_budget(budget),
+        catalog=_read_catalog(config, tables, share),
+        budget=share.of_calls(_read_budget(budget) if budget else DEFAULT_BUDGET),
         has_own_budget=bool(budget),
-        max_cost_usd=_read_max_cost(config),
+        max_cost_usd=share.of_money(_read_max_cost(config)),
         mode=_read_mode(mode) if mode else default_mode,
         mode_reason="" if mode else ("CI is set" if default_mode is Mode.REPLAY else ""),
         has_own_mode=bool(mode),
@@ -96,6 +101,29 @@ def read_settings(config: pytest.Config) -> Settings:
         split=_read_split(config),
         freeze_alpha=_read_share(config.getini("promptopt_freeze_alpha") or "0.2", "promptopt_freeze_alpha"),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one of several workers of pytest-xdist may spend, so that all together keep to what was asked for."""
+
+    index: int = 0
+    count: int = 1
+
+    def of_calls(self, calls: int | None) -> int | None:
+        """An equal share of ``calls``; the first workers take what is left over."""
+        return None if calls is None else calls // self.count + (self.index < calls % self.count)
+
+    def of_money(self, usd: float | None) -> float | None:
+        """An equal share of an amount."""
+        return None if usd is None else usd / self.count
+
+
+def _share_of(config: pytest.Config) -> Share:
+    worker = getattr(config, "workerinput", None)
+    if worker is None:
+        return Share()
+    return Share(index=int(str(worker["workerid"]).removeprefix("gw")), count=int(worker["workercount"]))
 
 
 def _read_mode(text: str) -> Mode:
@@ -198,14 +226,23 @@ def _optimizer_settings(config: pytest.Config, tables: Mapping[str, Any]) -> dic
     return settings
 
 
-def _read_catalog(tables: Mapping[str, Any]) -> Catalog:
+def _read_catalog(config: pytest.Config, tables: Mapping[str, Any], share: Share) -> Catalog:
+    """The models of the project; those that the session names are looked up at once, so that misuse is found here."""
     models = tables.get("models", {})
     if not isinstance(models, dict):
         raise pytest.UsageError('[tool.pytest-promptopt.models] is a table, such as mini = "openai/gpt-4.1-mini" in it')
+    named = [
+        *(config.getoption("prompt_model") or ()),
+        *(config.getoption("prompt_proposer"), config.getini("promptopt_proposer")),
+        *(os.environ.get("PROMPTOPT_MODEL"), config.getini("promptopt_model")),
+    ]
     try:
-        return Catalog(models, environ=os.environ)
+        catalog = Catalog(models, environ=os.environ, workers=share.count)
+        for name in filter(None, named):
+            catalog.find(name)
     except ModelError as error:
         raise pytest.UsageError(str(error)) from None
+    return catalog
 
 
 def _tool_tables(path: Path) -> dict[str, Any]:
@@ -216,4 +253,10 @@ def _tool_tables(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise pytest.UsageError(f"{path}: {error}") from None
     tables: dict[str, Any] = tool.get("pytest-promptopt", {})
+    stray = next((key for key, value in tables.items() if not isinstance(value, dict)), None)
+    if stray is not None:
+        raise pytest.UsageError(
+            f"{path}: [tool.pytest-promptopt] holds tables alone, for models and strategies, and no {stray!r}; options "
+            f"of a run stand where pytest's own do, as promptopt_{stray} in [tool.pytest.ini_options]"
+        )
     return tables

@@ -71,7 +71,7 @@ def write(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     """The tables of a plain run or of an optimize run, and the lines under them."""
     if run.jobs:
         _write_jobs(run, terminalreporter)
-    elif run.reports:
+    elif run.reports or run.unreported.calls:
         _write_metrics(run, terminalreporter)
     for line in run.closing_lines:
         terminalreporter.write_line(line)
@@ -82,9 +82,14 @@ def _write_metrics(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     is_verbose = run.config.get_verbosity() > 0
     terminalreporter.ensure_newline()
     terminalreporter.section("prompt metrics")
-    terminalreporter.write_line(terminal.metric_table(reports, is_verbose=is_verbose))
+    if reports:
+        terminalreporter.write_line(terminal.metric_table(reports, is_verbose=is_verbose))
     notes = terminal.metric_notes(
-        reports, is_verbose=is_verbose, is_ci=run.settings.is_ci, max_cost_usd=_shown_ceiling_usd(run)
+        reports,
+        is_verbose=is_verbose,
+        is_ci=run.settings.is_ci,
+        max_cost_usd=_shown_ceiling_usd(run),
+        unreported=run.unreported,
     )
     for line in notes:
         terminalreporter.write_line(line)
@@ -115,7 +120,7 @@ def _count_warnings(reports: list[MetricReport], run: Run, terminalreporter: pyt
 def _write_jobs(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.ensure_newline()
     terminalreporter.section("optimized prompts")
-    table = terminal.job_table(run.jobs, budget=run.ceiling.max_calls, max_cost_usd=_shown_ceiling_usd(run))
+    table = terminal.job_table(run.jobs, budget=run.max_calls, max_cost_usd=_shown_ceiling_usd(run))
     terminalreporter.write_line(table)
     for line in terminal.job_notes(run.jobs, written=run.written):
         terminalreporter.write_line(line)

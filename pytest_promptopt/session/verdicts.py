@@ -41,13 +41,19 @@ def plan(item: MetricItem, read: ReadRows) -> Sequence[Trial]:
 
 
 def judge_rows(
-    run: Run, item: MetricItem, read: ReadRows, results: Sequence[RowResult], seconds: float
+    run: Run,
+    item: MetricItem,
+    read: ReadRows,
+    results: Sequence[RowResult],
+    seconds: float,
+    strays: Sequence[str] = (),
 ) -> MetricReport:
-    """The report of one plain run over the rows ``read``."""
+    """The report of one plain run over the rows ``read``; ``strays`` are prompts that were called without a row."""
     examples = {example.id: example for example in (*read.deciding, *read.outside)}
     outside = {example.id for example in read.outside}
     rows = [row_report(examples[row_id], repeats, outside) for row_id, repeats in by_row(results).items()]
     calls = [call for result in results for call in result.calls]
+    left = len(read.deciding) + len(read.outside) - len(rows)
     prompts = _prompt_states(run, item, calls)
     return MetricReport(
         nodeid=item.nodeid,
@@ -70,7 +76,12 @@ def judge_rows(
         skipped=sum(row.status is Status.SKIPPED for row in rows),
         format_failures=sum(row.status is Status.FORMAT for row in rows),
         spending=run.take_spending(seconds),
-        notes=(*_notes(item), *_stopped(item, len(read.deciding) + len(read.outside) - len(rows), len(rows))),
+        notes=(
+            *_notes(item),
+            *_stopped(item, left, len(rows)),
+            *_strayed(item, strays),
+            *_missed(item, prompts, calls),
+        ),
     )
 
 
@@ -234,6 +245,23 @@ def _stopped(item: MetricItem, left: int, ran: int) -> tuple[str, ...]:
         return ()
     what = f"stopped after {ran} rows, because the first ones raised"
     return (f"{item.name}: {what}; {left} were neither run nor paid for",)
+
+
+def _strayed(item: MetricItem, strays: Sequence[str]) -> tuple[str, ...]:
+    if not strays:
+        return ()
+    what = f"{', '.join(strays)} was called by code that carries no row, such as a thread that the plugin did not start"
+    cost = "such calls are not traced, identical ones share one reply, and a search refuses them"
+    return (f"{item.name}: {what}; {cost}: hand the thread promptopt.propagate(function), from the fixture promptopt",)
+
+
+def _missed(item: MetricItem, prompts: Sequence[PromptState], calls: Sequence[PromptCall]) -> tuple[str, ...]:
+    """The prompts that the baseline was taken with and no row called, in a run that called some."""
+    called = {prompt.name for prompt in prompts}
+    missed = [name for name in (item.baseline.prompts if item.baseline and calls else ()) if name not in called]
+    if not missed:
+        return ()
+    return (f"{item.name}: its baseline was taken with {', '.join(missed)}, which no row called; was it renamed?",)
 
 
 def _relative(path: Path, run: Run) -> str:

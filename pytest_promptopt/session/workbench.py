@@ -99,12 +99,14 @@ def _check(metric: MetricItem, batch: Batch, reports: Sequence[pytest.TestReport
 class Evidence:
     """What one metric knows of its prompts' source: its rows on their sides, and the results of all searchable ones.
 
-    ``left_out`` rows are on neither side, because another metric seals them.
+    ``left_out`` rows are on neither side, because another metric seals them. ``failure`` says why there is no score for
+    a row; the results are those that came before.
     """
 
     metric: MetricItem
     split: Split
     left_out: int = 0
+    failure: str = ""
     results: Mapping[str, tuple[RowResult, ...]] = field(default_factory=dict)
 
     @property
@@ -187,10 +189,15 @@ def has_no_score(result: RowResult) -> bool:
     return result.judgement.status in (Status.ERROR, Status.UNRECORDED)
 
 
+def fault_words(metric: MetricItem, result: RowResult, where: str = "") -> str:
+    """Which row of which metric has no score, and why."""
+    return f"{metric.nodeid}, row {result.id}{where}: {result.judgement.feedback}"
+
+
 def refuse_fault(metric: MetricItem, result: RowResult) -> None:
     """Raise ``JobError`` when a provider, a missing reply or a setting kept the row from a score."""
     if is_fault(result):
-        raise JobError(f"{metric.nodeid}, row {result.id}: {result.judgement.feedback}")
+        raise JobError(fault_words(metric, result))
 
 
 class GroupBench:

@@ -65,15 +65,19 @@ def apply(changes: Iterable[Change]) -> list[Path]:
     """Write ``changes``; gives the paths that were touched.
 
     All new texts are on disk before the first file is replaced. Raises :class:`~pytest_promptopt.errors.UsageError`,
-    with every file as it was, when one changed since it was compared or cannot be written.
+    with every file as it was, when one changed since it was compared or cannot be written. Ctrl-C after that point is
+    raised once all files are replaced.
     """
     pending = [change for change in changes if change.kind is not ChangeKind.UNCHANGED]
     for change in pending:
         _refuse_overwriting(change)
     with ExitStack() as cleanup:
         staged = [(_stage(change, cleanup), change.path) for change in pending]
-        for temporary, path in staged:
-            _swap(temporary, path)
+        try:
+            _swap_all(staged)
+        except KeyboardInterrupt:  # a baseline without its snapshot would be half a freeze
+            _swap_all([each for each in staged if _is_pending(*each)])
+            raise
     return [change.path for change in pending]
 
 
@@ -151,6 +155,15 @@ def _discard(temporary: Path) -> None:
     # Where writing failed, removing may fail as well; the first failure is the one to tell.
     with suppress(OSError):
         temporary.unlink()
+
+
+def _swap_all(staged: Iterable[tuple[Path | None, Path]]) -> None:
+    for temporary, path in staged:
+        _swap(temporary, path)
+
+
+def _is_pending(temporary: Path | None, path: Path) -> bool:
+    return path.exists() if temporary is None else temporary.exists()
 
 
 def _swap(temporary: Path | None, path: Path) -> None:

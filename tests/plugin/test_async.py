@@ -173,6 +173,7 @@ def test_the_debugger_lands_in_a_coroutines_own_frame(project: Any) -> None:
             def setup(self, frame, traceback):
                 self.curframe = frame
             def interaction(self, frame, error):
+                error = getattr(error, "__traceback__", error)  # an exception since Python 3.13
                 while error.tb_next:
                     error = error.tb_next
                 print("debugging", error.tb_frame.f_code.co_name, error.tb_frame.f_locals["example"].id)

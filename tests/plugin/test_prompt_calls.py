@@ -121,8 +121,8 @@ def test_a_call_from_a_thread_that_carries_no_candidate_is_an_error_and_no_score
     result = desk.optimize()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert (
-        "desk.route was called from a thread that the plugin did not start while a candidate is under evaluation; "
-        "hand the thread promptopt.propagate(function), from the fixture promptopt"
+        "desk.route was called while a candidate is under evaluation, by code that does not carry it. "
+        "Hand a thread that the plugin did not start promptopt.propagate(function), from the fixture promptopt"
     ) in words(result)
     assert desk.frozen_files() == {}
 
