@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from pytest_promptopt.prompts.base import Prediction
     from pytest_promptopt.prompts.prompt import Prompt, prompt
     from pytest_promptopt.prompts.runtime import PromptOptWarning, configure
-    from pytest_promptopt.prompts.text_prompt import TextPrompt, text_prompt
+    from pytest_promptopt.prompts.text_prompt import ChatPrompt, TextPrompt, text_prompt
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChatPrompt",
     "Example",
     "FormatError",
     "LMError",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ChatPrompt": "prompts.text_prompt",
     "Example": "evaluation.dataset",
     "FormatError": "errors",
     "LMError": "errors",

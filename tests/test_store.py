@@ -309,3 +309,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with closing(Store(tmp_path)) as store, pytest.raises(UsageError, match="cannot be stored in"):
         store.get("key")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_store_that_came_from_elsewhere_is_closed_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    with closing(Store(folder)) as store:
+        store.prepare()
+    (folder / "replies.sqlite3").chmod(0o644)
+    with closing(Store(folder)) as store:
+        store.prepare()
+    assert stat.S_IMODE((folder / "replies.sqlite3").stat().st_mode) == 0o600

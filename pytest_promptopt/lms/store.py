@@ -209,6 +209,7 @@ def _is_foreign(folder: Path) -> bool:
 def _create_whole(path: Path) -> None:
     """Let the file appear complete, in WAL mode: several processes may want to be the first."""
     if path.exists():
+        _make_private(path)
         return
     try:
         handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)  # mode 0600
@@ -223,6 +224,13 @@ def _create_whole(path: Path) -> None:
         _publish(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _make_private(path: Path) -> None:
+    """Close a file to others that came from elsewhere, out of a build server's cache, say."""
+    with suppress(OSError):
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def _publish(draft: Path, path: Path) -> None:

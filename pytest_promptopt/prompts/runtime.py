@@ -142,7 +142,7 @@ class Shelf:
 def _unusable(home: PromptHome, path: Path, fault: str) -> SnapshotError:
     renew = f"pytest --optimize-prompts --prompt {quote(home.name)}"
     mend = f"mend the text, or `git checkout -- {quote(str(path))}`, or delete the file and `{renew}`"
-    return SnapshotError(f"{path}: the frozen text of {home.name} cannot be used, it {fault}\n  {mend}", path=path)
+    return SnapshotError(f"{path}: the frozen text of {home.name} cannot be used, it {fault}.\n  {mend}", path=path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,10 @@ class OptimizeHooks:
             return None
         return job["outcome"], "", ""
 
+    def pytest_keyboard_interrupt(self) -> None:
+        """Say that nothing is lost."""
+        self.run.closing_lines.append("interrupted: every reply that came is kept; the same command goes on from there")
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Exit status 1 when what stands is below its threshold; jobs are no tests to run again by ``--lf``."""

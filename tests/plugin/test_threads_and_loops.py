@@ -635,6 +635,7 @@ def test_ctrl_c_ends_a_search_at_once_and_the_next_one_pays_for_the_rest_alone(
     assert "KeyboardInterrupt" in said
     assert "Traceback" not in said
     assert "INTERNALERROR" not in said
+    assert "interrupted: every reply that came is kept; the same command goes on from there" in said
     _check_that_the_next_run_pays_for_the_rest_alone(lane, tutor, moment, plugin)
 
 

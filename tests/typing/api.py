@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, Literal, assert_type
 
 from pytest_promptopt import (
+    ChatPrompt,
     Example,
     Prediction,
     Prompt,
@@ -57,6 +58,8 @@ async def use_texts() -> None:
     assert_type(THANKS.format(name="Ann"), str)
     assert_type(adopted.render(name="Ann"), str)
     assert_type(CHAT.format(name="Ann"), list[dict[str, Any]])
+    chat: ChatPrompt = CHAT
+    assert_type(next(iter(chat)), dict[str, Any])
     assert_type(THANKS + "!", str)
     assert_type(THANKS(name="Ann"), str)
     assert_type(await CHAT.acall(name="Ann"), str)
