@@ -32,7 +32,7 @@ class Retry:
         """The pause after that many failures. It grows from what the provider asked for, where that is less."""
         first_seconds = self.first_pause_seconds
         if retry_after_seconds is not None:
-            first_seconds = min(max(retry_after_seconds, SOON_SECONDS), first_seconds)
+            first_seconds = min(retry_after_seconds or SOON_SECONDS, first_seconds)
         return min(self.max_pause_seconds, first_seconds * 2.0 ** (failures - 1))
 
 
