@@ -6,6 +6,7 @@ only as long as somebody else may give some back.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ class Answering:
         self._token: Token[tuple[Outer, ...]] = _outers.set((*_outers.get(), self._outer))
 
     def __exit__(self, *_: object) -> None:
-        _outers.reset(self._token)
+        with suppress(ValueError):  # a call that Ctrl-C ends may be closed from elsewhere, where nothing was set
+            _outers.reset(self._token)
 
 
 def outer_holds() -> tuple[Hold, ...]:

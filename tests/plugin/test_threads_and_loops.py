@@ -631,7 +631,7 @@ def test_ctrl_c_ends_a_search_at_once_and_the_next_one_pays_for_the_rest_alone(
     plugin = lane.await_route(moment.backend) if moment.backend else ""
     arguments = ("--optimize-prompts", "--prompt-concurrency", str(moment.concurrency))
     said, code = _interrupted(lane, tutor, moment.requests, *arguments, plugins=plugin)
-    assert code == pytest.ExitCode.INTERRUPTED
+    assert code == pytest.ExitCode.INTERRUPTED, said
     assert "KeyboardInterrupt" in said
     assert "Traceback" not in said
     assert "INTERNALERROR" not in said
@@ -682,7 +682,7 @@ def _check_that_the_next_run_pays_for_the_rest_alone(lane: Lane, tutor: Tutor, m
 def test_ctrl_c_ends_a_plain_run_and_keeps_what_was_answered(lane: Lane, tutor: Tutor, backend: str) -> None:
     plugin = lane.await_route(backend) if backend else ""
     said, code = _interrupted(lane, tutor, (30,), "--prompt-concurrency", "4", plugins=plugin)
-    assert code == pytest.ExitCode.INTERRUPTED
+    assert code == pytest.ExitCode.INTERRUPTED, said
     assert "Traceback" not in said
     assert "INTERNALERROR" not in said
     heard, kept = len(tutor.heard), lane.stored()
@@ -708,7 +708,7 @@ def test_after_ctrl_c_no_thread_of_the_users_own_goes_on_asking(
             assert all(one.result() for one in asked)
     """)
     _, code = _interrupted(lane, tutor, (30,))
-    assert code == pytest.ExitCode.INTERRUPTED
+    assert code == pytest.ExitCode.INTERRUPTED, said
     assert len(tutor.heard) < 200
 
 
@@ -718,7 +718,7 @@ def test_ctrl_c_does_not_wait_for_the_end_of_a_pause(lane: Lane, tutor: Tutor, c
     tutor.refuses_after = 10
     arguments = ("--optimize-prompts", "--prompt-concurrency", str(concurrency))
     said, code = _interrupted(lane, tutor, (11,), *arguments)  # nobody could sit this pause out
-    assert code == pytest.ExitCode.INTERRUPTED
+    assert code == pytest.ExitCode.INTERRUPTED, said
     assert "Traceback" not in said
     assert lane.stored() == 10
     assert stray_files(lane.path) == []
@@ -728,7 +728,7 @@ def test_ctrl_c_does_not_wait_for_the_end_of_a_pause(lane: Lane, tutor: Tutor, c
 def test_ctrl_c_while_tests_are_collected_asks_nobody(lane: Lane, tutor: Tutor) -> None:
     lane.write("test_next.py", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     said, code = _interrupted(lane, tutor, (), "--optimize-prompts")
-    assert code == pytest.ExitCode.INTERRUPTED
+    assert code == pytest.ExitCode.INTERRUPTED, said
     assert "Traceback" not in said
     assert (tutor.heard, lane.frozen_files()) == ([], {})
 
