@@ -707,7 +707,7 @@ def test_after_ctrl_c_no_thread_of_the_users_own_goes_on_asking(
                 asked = [pool.submit({carried}(route), ticket=f"{{number}}") for number in range(200)]
             assert all(one.result() for one in asked)
     """)
-    _, code = _interrupted(lane, tutor, (30,))
+    said, code = _interrupted(lane, tutor, (30,))
     assert code == pytest.ExitCode.INTERRUPTED, said
     assert len(tutor.heard) < 200
 
