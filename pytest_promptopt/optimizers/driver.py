@@ -6,6 +6,7 @@ falls back to the best candidate that was scored on all val rows whenever a stra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -64,12 +65,14 @@ class Allowance:
         self.max_calls = max_calls
         self._reason_to_stop = reason_to_stop
         self._calls = 0
-        self._lock = Lock()
+        self._lock, self._pid = Lock(), os.getpid()
 
     def spend(self) -> None:
         """Count one call that is about to be made. Raises ``BudgetExhausted`` when it is one too many."""
         if self._reason_to_stop is not None and (reason := self._reason_to_stop()):
             raise BudgetExhausted(reason)
+        if self._pid != os.getpid():  # in a forked child, whoever held the lock exists in the parent only
+            self._lock, self._pid = Lock(), os.getpid()
         with self._lock:
             if not self.covers(1):
                 raise BudgetExhausted(f"the search may make {self.max_calls} calls and has made them")
