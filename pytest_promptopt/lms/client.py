@@ -503,8 +503,6 @@ class Client:
         self._lock, self._flights, self._pid = Lock(), {}, os.getpid()
         for shared in (self._ceiling, self._bounds, self._attempts):
             shared.leave_to_parent()
-        if self._store is not None:
-            self._store.unlock()
 
 
 class _Tally:

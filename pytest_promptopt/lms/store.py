@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from time import sleep
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 
 _APPLICATION_ID = 0x50724F70  # "PrOp": tells our files from other people's SQLite files
 _BUSY_SECONDS = 30.0
+_FORK_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 0.05
 _IGNORE_ITSELF = "# Written by pytest-promptopt: replies of language models, which are nobody else's business.\n*\n"
 _SCHEMA = f"""
@@ -32,6 +33,35 @@ _SCHEMA = f"""
     PRAGMA application_id = {_APPLICATION_ID};
     PRAGMA user_version = {SCHEMA_VERSION};
 """
+
+
+class _Sqlite:
+    """The lock under which this process is inside SQLite, and which a fork holds too.
+
+    SQLite has mutexes of its own for the whole process. A child that is forked while another thread is in there would
+    inherit them as taken, and wait for ever when it opens its own connection.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self._forking: int | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._hold, after_in_parent=self._let_go, after_in_child=self._renew)
+
+    def _hold(self) -> None:
+        if self.lock.acquire(timeout=_FORK_SECONDS):  # a disk that stands still does not keep a program from forking
+            self._forking = get_ident()
+
+    def _let_go(self) -> None:
+        if self._forking == get_ident():
+            self._forking = None
+            self.lock.release()
+
+    def _renew(self) -> None:
+        self.lock, self._forking = Lock(), None
+
+
+_sqlite = _Sqlite()
 
 
 class Store:
@@ -44,7 +74,6 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
-        self._lock = Lock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._inherited: list[sqlite3.Connection] = []
@@ -60,7 +89,7 @@ class Store:
         """The reply stored under ``key``, marked as replayed, or ``None``."""
         try:
             try:
-                with self._lock:
+                with _sqlite.lock:
                     row = self._select(key)
             except sqlite3.OperationalError:
                 row = self._patiently(partial(self._select, key))
@@ -81,23 +110,19 @@ class Store:
         try:
             for pause_seconds in _pauses():
                 try:
-                    with self._lock:
+                    with _sqlite.lock:
                         return self._insert(row)
                 except sqlite3.OperationalError as error:
                     _raise_unless_busy(error)
                 await asyncio.sleep(pause_seconds)
-            with self._lock:
+            with _sqlite.lock:
                 self._insert(row)
         except sqlite3.Error as error:
             raise _unusable(self.path, error) from error
 
-    def unlock(self) -> None:
-        """Let go of a lock whose holder a fork left behind."""
-        self._lock = Lock()
-
     def close(self) -> None:
         """Let go of the file; the next ``get`` or ``put`` opens it again."""
-        with self._lock:
+        with _sqlite.lock:
             connection, self._connection = self._connection, None
             if connection is not None and self._pid == os.getpid():
                 connection.close()
@@ -106,12 +131,12 @@ class Store:
         """What ``act`` gives, once nobody else holds the file; no lock of ours is held in between."""
         for pause_seconds in _pauses():
             try:
-                with self._lock:
+                with _sqlite.lock:
                     return act()
             except sqlite3.OperationalError as error:
                 _raise_unless_busy(error)
             sleep(pause_seconds)
-        with self._lock:
+        with _sqlite.lock:
             return act()
 
     def _select(self, key: str) -> tuple[str] | None:

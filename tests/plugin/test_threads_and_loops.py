@@ -492,7 +492,6 @@ def test_a_metric_may_fork_while_calls_are_under_way_and_both_sides_go_on(lane: 
     assert tutor.heard == []
 
 
-@pytest.mark.skip(reason="a child forked inside a search hangs now and then: see docs/limitations.md")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_carries_the_candidate_of_a_search(project: Any) -> None:
     desk = Lane(project, "scripted/learner")
