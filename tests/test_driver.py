@@ -21,9 +21,10 @@ from pytest_promptopt.optimizers.base import (
     Task,
     Trace,
 )
-from pytest_promptopt.optimizers.driver import Allowance, Rejected, RoundEnded, TrialScored
+from pytest_promptopt.optimizers.driver import Allowance, Proposed, Rejected, RoundEnded, RowsScored, TrialScored
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt
+from pytest_promptopt.prompts.trace import PromptCall
 from tests.optimizer_world import METRIC, make_rows, make_task, outcome_of, run
 
 
@@ -240,7 +241,7 @@ def test_a_rejected_candidate_never_wins_and_is_named_once_with_its_reason() -> 
     rejection = Rejection(subject=naming("rain", "music"), reason="ZeroDivisionError: division by zero")
     assert ran.found.candidate == task.source
     assert ran.found.rejected == (rejection,)
-    assert ran.events == [Rejected(rejection=rejection)]
+    assert ran.events[1:] == [Rejected(rejection=rejection)]
 
 
 def test_where_the_answer_is_rejected_the_best_of_the_others_wins() -> None:
@@ -395,7 +396,11 @@ def test_the_observer_hears_what_a_live_line_needs() -> None:
         return naming("rain", "music")
 
     task = make_task()
-    scored, rejected, ended = run(Scripted(search), task, max_calls=40).events
+    rows, scored, rejected, ended = run(Scripted(search), task, max_calls=40).events
+    right = [outcome_of(naming("rain", "music"), row).score for row in task.valset]
+    assert rows == RowsScored(
+        candidate=naming("rain", "music"), rows=task.valset, scores=tuple(right), teacher_attempt=None, calls=12
+    )
     assert isinstance(scored, TrialScored)
     assert (scored.trial.candidate, scored.best_score) == (naming("rain", "music"), pytest.approx(1 / 3))
     assert rejected == Rejected(rejection=refused)
@@ -408,6 +413,40 @@ def test_the_observer_hears_what_a_live_line_needs() -> None:
         calls=12,
         max_calls=40,
     )
+
+
+def test_the_observer_hears_every_reply_of_the_proposer_and_every_row_of_the_teacher() -> None:
+    task = make_task()
+
+    def search(task: Task) -> Search:
+        yield Complete(completions=(Completion(messages=({"role": "user", "content": "```x```"},), draw=3),))
+        yield Trace(pairs=((task.source, task.trainset[0]),), attempt=1)
+        return task.source
+
+    proposed, traced = run(Scripted(search), task).events
+    assert proposed == Proposed(text="x", draw=3)
+    assert isinstance(traced, RowsScored)
+    assert (traced.rows, traced.scores, traced.teacher_attempt) == (task.trainset[:1], (1.0,), 1)
+
+
+def test_a_candidate_that_copies_a_training_input_is_refused_whoever_made_it() -> None:
+    text = "the train was late again this morning"
+    task = make_task()
+    row = task.trainset[0]
+    call = PromptCall(prompt=task.prompts[0].name, inputs={"text": text}, output="x", reasoning=None, reply="")
+    rows = (*task.trainset, *task.valset)
+    known = {(task.source, each): outcome_of(task.source, each) for each in rows}
+    known[task.source, row] = replace(known[task.source, row], calls=(call,))
+    copying = naming(f"rain, as in {text}")
+
+    def search(task: Task) -> Search:
+        yield on_val(task, copying)
+        return copying
+
+    ran = run(Scripted(search), task, known=known)
+    assert ran.found.candidate == task.source
+    assert [rejection.reason for rejection in ran.found.rejected] == [f"{task.prompts[0].name} copies row {row.id}"]
+    assert ran.found.calls == 0
 
 
 def test_an_allowance_lets_through_exactly_what_it_holds_from_many_threads() -> None:

@@ -19,7 +19,7 @@ from pytest_promptopt.lms.offline.proposal import current_instruction, without_i
 from pytest_promptopt.lms.offline.shown import read_rows
 from pytest_promptopt.lms.offline.words import spoken, stem
 from pytest_promptopt.optimizers.base import PromptCall, TunablePrompt
-from pytest_promptopt.optimizers.proposals import Attempt, Failure, ask_for_instruction, clean_instruction
+from pytest_promptopt.optimizers.proposals import Attempt, Case, ask_for_instruction, clean_instruction
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
 from pytest_promptopt.prompts.parsing import parse
 from pytest_promptopt.prompts.rendering import render
@@ -302,7 +302,7 @@ def request() -> tuple[Message, ...]:
         reasoning=None,
         is_parsed=True,
     )
-    failure = Failure(row="r1", call=call, feedback="AssertionError: assert 'bug report' == 'billing'\n  - billing")
+    failure = Case(row="r1", call=call, feedback="AssertionError: assert 'bug report' == 'billing'\n  - billing")
     return ask_for_instruction(
         prompt,
         SOURCE,

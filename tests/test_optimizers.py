@@ -15,14 +15,13 @@ from pytest_promptopt.optimizers.bootstrap_random_search import BootstrapRandomS
 from pytest_promptopt.optimizers.copro import Copro
 from pytest_promptopt.optimizers.demos import read_demos
 from pytest_promptopt.optimizers.driver import RoundEnded
+from pytest_promptopt.optimizers.guards import Guard, find_placeholders, make_guard
 from pytest_promptopt.optimizers.labeled_few_shot import LabeledFewShot
 from pytest_promptopt.optimizers.proposals import (
     Attempt,
-    Failure,
+    Case,
     ask_for_instruction,
     clean_instruction,
-    find_placeholders,
-    make_guard,
     sift,
 )
 from pytest_promptopt.optimizers.registry import OPTIMIZERS, make_optimizer
@@ -301,7 +300,7 @@ def test_a_request_shows_fields_examples_failures_and_attempts() -> None:
         "Name it.",
         examples=[make_demo(row)],
         attempts=[Attempt(instruction="Name\nit.", score=0.75), Attempt(instruction="Guess.", score=0.25)],
-        failures=[Failure(row=row.id, call=call, feedback="assert 'rain' == 'trains'\n  - trains\n  + rain")],
+        failures=[Case(row=row.id, call=call, feedback="assert 'rain' == 'trains'\n  - trains\n  + rain")],
     )
     assert system["role"] == "system"
     assert user["content"] == (
@@ -358,13 +357,17 @@ def test_a_reply_is_cleaned_of_its_wrapping_and_of_nothing_else(reply: str, inst
     assert clean_instruction(reply) == instruction
 
 
+def guard_of(prompt: TunablePrompt, inputs: list[tuple[str, str]]) -> Guard:
+    return make_guard(prompt.signature, prompt.source, inputs)
+
+
 def test_words_of_a_training_input_are_no_instruction_unless_the_source_has_them() -> None:
     inputs = [("t-1", "the train was late again this morning")]
-    guard = make_guard(make_task().prompts[0], inputs, max_words=99)
+    guard = guard_of(make_task().prompts[0], inputs)
     assert guard.find_fault("When the Train was late, AGAIN, say trains.") == "copies row t-1"
     assert guard.find_fault("When the train was late, say trains.") == ""
     own = make_task(instruction="Say trains when the train was late again.").prompts[0]
-    assert make_guard(own, inputs, max_words=99).find_fault("If the train was late again: trains.") == ""
+    assert guard_of(own, inputs).find_fault("If the train was late again: trains.") == ""
 
 
 def test_words_that_several_training_rows_share_are_no_rows_own() -> None:
@@ -375,7 +378,7 @@ def test_words_that_several_training_rows_share_are_no_rows_own() -> None:
         ("t-2", "the train was late again"),
         ("t-2", "the train was late again"),
     ]
-    guard = make_guard(make_task().prompts[0], inputs, max_words=99)
+    guard = guard_of(make_task().prompts[0], inputs)
     assert guard.find_fault("Answer with one of billing, delivery, device, app, account.") == ""
     assert guard.find_fault("If the train was late again: trains.") == "copies row t-2"
 
@@ -399,7 +402,8 @@ def test_the_proposer_is_told_the_rule_of_the_texts_language(text: str, language
 
 def test_a_proposal_that_loses_a_placeholder_is_thrown_away() -> None:
     prompt = make_task(instruction="Name the topic of {text} in {one} word.").prompts[0]
-    sifted = sift(["Topic of {text}?", "Topic of this?"], make_guard(prompt, [], max_words=99), [])
+    prompt = replace(prompt, guard=guard_of(prompt, []))
+    sifted = sift(["Topic of {text}?", "Topic of this?"], prompt, [], max_words=99)
     assert sifted.instructions == ("Topic of {text}?",)
     assert [rejection.reason for rejection in sifted.rejected] == ["loses {text}"]
     assert "Keep these placeholders exactly as they are written" in ask_for_instruction(prompt, "x")[-1]["content"]
@@ -407,19 +411,20 @@ def test_a_proposal_that_loses_a_placeholder_is_thrown_away() -> None:
 
 def test_placeholders_of_a_template_are_told_from_other_braces() -> None:
     prompt = make_task(instruction='Reply {"topic": ...} for {{ text }}, {text!r} and {{ other }}.').prompts[0]
-    assert find_placeholders(prompt) == ("{{ text }}", "{text!r}")
+    assert find_placeholders(prompt.signature, prompt.source) == ("{{ text }}", "{text!r}")
 
 
 def test_a_source_longer_than_the_cap_may_be_replaced_by_one_of_its_length() -> None:
-    guard = make_guard(make_task(instruction="word " * 20).prompts[0], [], max_words=5)
-    assert guard.find_fault("other " * 20) == ""
-    assert guard.find_fault("other " * 21) == "longer than 20 words"
+    prompt = make_task(instruction="word " * 20).prompts[0]
+    sifted = sift(["other " * 20, "other " * 21], prompt, [], max_words=5)
+    assert sifted.instructions == (("other " * 20).strip(),)
+    assert [rejection.reason for rejection in sifted.rejected] == ["longer than 20 words"]
 
 
 def test_repeats_are_told_by_their_words_not_by_their_spaces() -> None:
-    guard = make_guard(make_task().prompts[0], [], max_words=99)
-    assert sift(["Name  it.\n", "Name it."], guard, []).instructions == ("Name  it.",)
-    assert sift(["Name  it."], guard, ["Name it."]).instructions == ()
+    prompt = make_task().prompts[0]
+    assert sift(["Name  it.\n", "Name it."], prompt, [], max_words=99).instructions == ("Name  it.",)
+    assert sift(["Name  it."], prompt, ["Name it."], max_words=99).instructions == ()
 
 
 # counts

@@ -43,7 +43,7 @@ from pytest_promptopt.lms.client import Client, Scope
 from pytest_promptopt.lms.scripted import ScriptedLM
 from pytest_promptopt.optimizers.base import Outcome, Row, Task, TunablePrompt
 from pytest_promptopt.optimizers.driver import Allowance
-from pytest_promptopt.optimizers.proposals import ask_for_instruction, find_failures, make_guard, sift
+from pytest_promptopt.optimizers.proposals import ask_for_instruction, find_failures, sift
 from pytest_promptopt.prompts import registry
 from pytest_promptopt.prompts.active import Evaluation, candidates_in_flight, evaluating, propagate, provide_runtime
 from pytest_promptopt.prompts.candidate import Candidate
@@ -893,9 +893,8 @@ def test_the_proposer_is_shown_what_to_keep_and_its_faults_are_named() -> None:
     assert "Literal braces are written twice" in request
     assert request.count("the model answered: go away") == 1
     assert request.count("the test said: rude") == 2
-    guard = make_guard(chosen, [], max_words=50)
     replies = ["Kindly answer {ticket!r}", "Kindly answer", "{ticket!r} {ticket.__class__}", "{ticket!r} {"]
-    sifted = sift(replies, guard, [])
+    sifted = sift(replies, chosen, [], max_words=50)
     assert sifted.instructions == ("Kindly answer {ticket!r}",)
     reasons = [rejection.reason for rejection in sifted.rejected]
     assert reasons[:2] == ["loses {ticket!r}", "brings {ticket.__class__}, which the source does not have"]

@@ -25,6 +25,7 @@ from random import Random
 from typing import Protocol, TypeAlias
 
 from pytest_promptopt.lms.base import Message
+from pytest_promptopt.optimizers.guards import NO_GUARD, Guard
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
 from pytest_promptopt.prompts.signature import Signature
@@ -126,13 +127,15 @@ class TunablePrompt:
     """One prompt under search: its signature, its source, and demos made from labelled train rows (may be empty).
 
     An adopted text (``signature.template`` is set) takes no demos, and every instruction must keep its placeholders;
-    the driver refuses candidates for which :meth:`find_fault` finds one.
+    ``guard`` holds what else an instruction must keep or avoid. The driver refuses candidates for which
+    :meth:`find_fault` finds one.
     """
 
     name: str
     signature: Signature
     source: CompiledPrompt
     labelled: tuple[Demo, ...] = ()
+    guard: Guard = NO_GUARD
 
     @property
     def takes_demos(self) -> bool:
@@ -141,7 +144,9 @@ class TunablePrompt:
 
     def find_fault(self, compiled: CompiledPrompt) -> str:
         """Why ``compiled`` cannot run as this prompt, in words that follow its name; empty when it can."""
-        return self.signature.find_fault(compiled)
+        if fault := self.signature.find_fault(compiled):
+            return fault
+        return "" if compiled.instruction == self.source.instruction else self.guard.find_fault(compiled.instruction)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

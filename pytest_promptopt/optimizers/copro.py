@@ -9,7 +9,7 @@ calls grow with the number of prompts and rounds, not with their squares.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 from pytest_promptopt.optimizers.base import Completion, Outcome, Row, Search, Sizes, Task, TunablePrompt
@@ -17,23 +17,20 @@ from pytest_promptopt.optimizers.evaluating import (
     Steps,
     announce,
     best_of,
-    complete,
-    counted,
     evaluate,
     is_perfect,
-    listed,
     require_at_least,
     score,
 )
 from pytest_promptopt.optimizers.proposals import (
     Attempt,
-    Failure,
+    Case,
     Sifted,
     ask_for_instruction,
     find_failures,
-    make_guard,
-    sift,
-    train_inputs_of,
+    instructed,
+    propose,
+    summarise,
 )
 from pytest_promptopt.prompts.candidate import Candidate
 
@@ -74,9 +71,9 @@ class Copro:
             trained = yield from self._look_at_failures(task, best)
             breadth = self.breadth - (number < len(task.prompts))
             sifted = yield from self._propose(prompt, best, scores, trained, breadth, rng)
-            candidates = [_instructed(best, prompt.name, instruction) for instruction in sifted.instructions]
+            candidates = [instructed(best, prompt.name, instruction) for instruction in sifted.instructions]
             scores.update((yield from score(task, candidates)))
-            text = _summarise(prompt, task, sifted)
+            text = summarise(sifted, target=f" for {prompt.name}" if len(task.prompts) > 1 else "")
             yield from announce(text, round=number + 1, rounds=rounds, rejected=sifted.rejected)
         return best_of(scores)
 
@@ -105,16 +102,15 @@ class Copro:
         completions = [
             self._ask(prompt, current, best_attempts, failures, draw=draw, rng=rng) for draw in range(breadth)
         ]
-        replies = yield from complete(completions)
-        guard = make_guard(prompt, train_inputs_of(prompt, rows), max_words=self.max_words)
-        return sift(replies, guard, [attempt.instruction for attempt in attempts])
+        tried = [attempt.instruction for attempt in attempts]
+        return (yield from propose(prompt, completions, tried, max_words=self.max_words))
 
     def _ask(
         self,
         prompt: TunablePrompt,
         current: str,
         attempts: tuple[Attempt, ...],
-        failures: tuple[Failure, ...],
+        failures: tuple[Case, ...],
         *,
         draw: int,
         rng: Random,
@@ -148,15 +144,3 @@ def _attempts_on(name: str, scores: Mapping[Candidate, float]) -> tuple[Attempt,
         best[instruction] = max(value, best.get(instruction, 0.0))
     attempts = [Attempt(instruction=instruction, score=value) for instruction, value in best.items()]
     return tuple(sorted(attempts, key=lambda attempt: -attempt.score))
-
-
-def _instructed(candidate: Candidate, name: str, instruction: str) -> Candidate:
-    return candidate.replace(name, replace(candidate[name], instruction=instruction))
-
-
-def _summarise(prompt: TunablePrompt, task: Task, sifted: Sifted) -> str:
-    """``6 instructions proposed, 1 rejected (copies row t-051)``."""
-    proposed = counted(len(sifted.instructions) + len(sifted.rejected), "instruction")
-    target = f" for {prompt.name}" if len(task.prompts) > 1 else ""
-    reasons = listed([rejection.reason for rejection in sifted.rejected])
-    return f"{proposed}{target} proposed" + (f", {len(sifted.rejected)} rejected ({reasons})" if reasons else "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from threading import Lock
 from typing import Protocol, TypeAlias
@@ -29,7 +29,9 @@ from pytest_promptopt.optimizers.base import (
     Search,
     Task,
     Trace,
+    TunablePrompt,
 )
+from pytest_promptopt.optimizers.guards import make_guard, spell
 from pytest_promptopt.prompts.candidate import Candidate
 
 
@@ -132,7 +134,30 @@ class Rejected:
     rejection: Rejection
 
 
-Event: TypeAlias = TrialScored | RoundEnded | Rejected
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsScored:
+    """A candidate ran on rows, whose scores are in the order of ``rows``; ``None`` is no score.
+
+    ``teacher_attempt`` counts from 0 where the teacher ran it, to bootstrap from, and is ``None`` for the model under
+    test.
+    """
+
+    candidate: Candidate
+    rows: tuple[Row, ...]
+    scores: tuple[float | None, ...]
+    teacher_attempt: int | None
+    calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposed:
+    """What the proposer replied to one request, before anybody looked whether it is of use."""
+
+    text: str
+    draw: int
+
+
+Event: TypeAlias = TrialScored | RoundEnded | Rejected | RowsScored | Proposed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +196,7 @@ def drive(
     whatever ended the workbench's work.
     """
     calls_before = allowance.calls
+    task = guarded(task, known)
     ledger = _Ledger(task, workbench, allowance, known, calls_per_row, observer)
     start = ledger.score_source()
     answer, is_cut = (task.source, False) if start.score >= 1.0 else _converse(optimizer.search(task, rng), ledger)
@@ -184,6 +210,25 @@ def drive(
         rejected=tuple(ledger.rejected),
         calls=allowance.calls - calls_before,
     )
+
+
+def guarded(task: Task, known: Mapping[Pair, Outcome]) -> Task:
+    """``task`` with prompts that refuse what is copied from the train rows, as ``known`` outcomes show them."""
+    rows = [(row.id, outcome) for row in task.trainset if (outcome := known.get((task.source, row))) is not None]
+    prompts = (
+        replace(prompt, guard=make_guard(prompt.signature, prompt.source, _train_inputs(prompt, rows)))
+        for prompt in task.prompts
+    )
+    return replace(task, prompts=tuple(prompts))
+
+
+def _train_inputs(prompt: TunablePrompt, rows: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, str]]:
+    """Row id and text of every input that ``prompt`` met in training: in labelled demos and in traced calls."""
+    for demo in prompt.labelled:
+        yield from ((demo.row or "?", spell(value)) for value in demo.inputs.values())
+    for row, outcome in rows:
+        for call in outcome.calls:
+            yield from ((row, spell(value)) for value in call.inputs.values())
 
 
 def _converse(search: Search, ledger: _Ledger) -> tuple[Candidate | None, bool]:
@@ -290,6 +335,7 @@ class _Ledger:
         if missing:
             self.refuse_beyond_allowance(missing)
             self.outcomes.update(zip(missing, self.workbench.evaluate(missing), strict=True))
+            self.note_rows({pair: self.outcomes[pair] for pair in missing}, teacher_attempt=None)
             self.note(candidate for candidate, _ in missing)
         return tuple(self.outcomes[pair] for pair in pairs)
 
@@ -304,12 +350,16 @@ class _Ledger:
             self.refuse_beyond_allowance(missing)
             outcomes = self.workbench.trace(missing, attempt)
             self.traces.update(zip([(pair, attempt) for pair in missing], outcomes, strict=True))
+            self.note_rows(dict(zip(missing, outcomes, strict=True)), teacher_attempt=attempt)
         return tuple(known.get(pair) or self.traces[pair, attempt] for pair in pairs)
 
     def complete(self, completions: Sequence[Completion]) -> tuple[str, ...]:
         if not self.allowance.covers(len(completions)):
             raise BudgetExhausted(f"{len(completions)} completions do not fit into the calls that are left")
-        return tuple(self.workbench.complete(completions)) if completions else ()
+        texts = tuple(self.workbench.complete(completions)) if completions else ()
+        for completion, text in zip(completions, texts, strict=True):
+            self.observer(Proposed(text=text, draw=completion.draw))
+        return texts
 
     def announce(self, announce: Announce) -> None:
         for rejection in announce.rejected:
@@ -350,6 +400,22 @@ class _Ledger:
         calls = sum(self.calls_per_row.get(row, self.usual_calls) for _, row in pairs)
         if not self.allowance.covers(calls):
             raise BudgetExhausted(f"{len(pairs)} rows with about {calls} calls do not fit into the calls that are left")
+
+    def note_rows(self, outcomes: Mapping[Pair, Outcome], *, teacher_attempt: int | None) -> None:
+        """Say how each candidate did on the rows that it just ran on."""
+        ran: dict[Candidate, list[tuple[Row, float | None]]] = {}
+        for (candidate, row), outcome in outcomes.items():
+            ran.setdefault(candidate, []).append((row, outcome.score))
+        for candidate, scored in ran.items():
+            rows, scores = zip(*scored, strict=True)
+            event = RowsScored(
+                candidate=candidate,
+                rows=rows,
+                scores=scores,
+                teacher_attempt=teacher_attempt,
+                calls=self.allowance.calls,
+            )
+            self.observer(event)
 
     def note(self, candidates: Iterable[Candidate]) -> None:
         """Put down which candidates raised and which are now known on all val rows, in the order of asking."""

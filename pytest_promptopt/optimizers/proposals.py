@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from pytest_promptopt.lms.base import Message
-from pytest_promptopt.optimizers.base import Outcome, PromptCall, Rejection, TunablePrompt
+from pytest_promptopt.optimizers.base import Completion, Outcome, PromptCall, Rejection, TunablePrompt
+from pytest_promptopt.optimizers.evaluating import Steps, complete, counted, listed
+from pytest_promptopt.optimizers.guards import find_placeholders, spell
+from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo, Json
 from pytest_promptopt.prompts.rendering import format_rule
 from pytest_promptopt.prompts.template import Language, Template
@@ -19,9 +23,6 @@ LONGEST_VALUE = 400
 LONGEST_PART = 8_000
 """Characters of all examples, of all failures and of all attempts, each, that one request shows."""
 
-COPIED_WORDS = 5
-"""So many words in a row, taken from a training input, are a copy rather than a lesson."""
-
 ASSIGNMENT = """\
 You improve the instruction of a prompt. A program sends that instruction to a language model in front of every input; \
 a test then checks each answer. Write a better instruction: one that makes the model give the expected answers on \
@@ -29,6 +30,9 @@ inputs like these, and on others that nobody has seen yet.
 
 State the general rules that tell the answers apart, in plain words. Keep what works in the current instruction. \
 Never quote or name single examples: a proposal that repeats an input is thrown away."""
+
+
+NO_BACKGROUND: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,49 +44,66 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """One training row that missed full marks: the prompt's call in it, and the metric's own words."""
+class Case:
+    """One training row that was run: the prompt's call in it, and the metric's own words."""
 
     row: str
     call: PromptCall
     feedback: str
 
 
-def find_failures(prompt: str, rows: Iterable[tuple[str, Outcome]]) -> tuple[Failure, ...]:
+def find_failures(prompt: str, rows: Iterable[tuple[str, Outcome]]) -> tuple[Case, ...]:
     """The last call of ``prompt`` in each row, given with its id, that was scored and missed full marks."""
-    failures = []
+    return _find_cases(prompt, ((row, outcome) for row, outcome in rows if not outcome.is_success))
+
+
+def find_successes(prompt: str, rows: Iterable[tuple[str, Outcome]]) -> tuple[Case, ...]:
+    """The last call of ``prompt`` in each row that got full marks."""
+    return _find_cases(prompt, ((row, outcome) for row, outcome in rows if outcome.is_success))
+
+
+def _find_cases(prompt: str, rows: Iterable[tuple[str, Outcome]]) -> tuple[Case, ...]:
+    cases = []
     for row, outcome in rows:
         calls = [call for call in outcome.calls if call.prompt == prompt]
-        if calls and outcome.score is not None and not outcome.is_success:
-            failures.append(Failure(row=row, call=calls[-1], feedback=outcome.feedback))
-    return tuple(failures)
+        if calls and outcome.score is not None:
+            cases.append(Case(row=row, call=calls[-1], feedback=outcome.feedback))
+    return tuple(cases)
 
 
 def ask_for_instruction(
     prompt: TunablePrompt,
     current: str,
     *,
+    assignment: str = ASSIGNMENT,
+    background: Mapping[str, str] = NO_BACKGROUND,
     examples: Sequence[Demo] = (),
     attempts: Sequence[Attempt] = (),
-    failures: Sequence[Failure] = (),
+    successes: Sequence[Case] = (),
+    failures: Sequence[Case] = (),
+    wish: str = "",
 ) -> tuple[Message, ...]:
     """The messages that ask a proposer for a better instruction than ``current``.
 
-    They show what goes in and out, labelled ``examples``, what the model got wrong with the test's own words, and
-    scored ``attempts`` worst first; parts without content are left out.
+    They show what goes in and out, labelled ``examples``, what the model got right, what it got wrong with the test's
+    own words, and scored ``attempts`` worst first; parts without content are left out. ``background`` is text by title
+    that comes before the rows, ``wish`` a sentence on what the instruction should be like.
     """
     fence = _fence_around(current)
     parts = (
         f"Current instruction:\n{fence}\n{current}\n{fence}",
         _describe_fields(prompt),
+        *(f"{title}:\n{text}" for title, text in background.items() if text),
         _titled("Examples of inputs and the expected answer:", map(_show_example, examples)),
+        _titled("Where the current instruction worked:", map(_show_success, successes)),
         _titled("Where the current instruction failed, with the words of the test:", map(_show_failure, failures)),
         _titled("Instructions tried so far with their scores, worst first:", _show_attempts(attempts)),
         _require_placeholders(prompt),
+        wish,
         f"Write the improved instruction. Reply with its text alone, between {fence} fences.",
     )
     text = "\n\n".join(part for part in parts if part)
-    return ({"role": "system", "content": ASSIGNMENT}, {"role": "user", "content": text})
+    return ({"role": "system", "content": assignment}, {"role": "user", "content": text})
 
 
 def _fence_around(text: str) -> str:
@@ -125,18 +146,24 @@ def _describe_text(template: Template) -> str:
 
 
 def _show_example(demo: Demo) -> str:
-    return f"{_show_inputs(demo.inputs.items())} -> {_spell(demo.output)}"
+    return f"{_show_inputs(demo.inputs.items())} -> {spell(demo.output)}"
 
 
 def _show_inputs(inputs: Iterable[tuple[str, Json]]) -> str:
-    return ", ".join(f"{name}: {json.dumps(_shorten(_spell(value)), ensure_ascii=False)}" for name, value in inputs)
+    return ", ".join(f"{name}: {json.dumps(_shorten(spell(value)), ensure_ascii=False)}" for name, value in inputs)
 
 
-def _show_failure(failure: Failure) -> str:
+def _show_success(success: Case) -> str:
+    call = success.call
+    answered = f" -> {_shorten(spell(call.output) if call.is_parsed else call.reply)}" if call.is_sent_by_us else ""
+    return f"{_show_inputs(call.inputs.items())}{answered}"
+
+
+def _show_failure(failure: Case) -> str:
     call = failure.call
     lines = [_show_inputs(call.inputs.items())]
     if call.is_sent_by_us:  # nobody knows what another client was answered; the test's words tell
-        answered = _shorten(_spell(call.output) if call.is_parsed else call.reply)
+        answered = _shorten(spell(call.output) if call.is_parsed else call.reply)
         lines.append(f"  the model answered: {answered}")
     lines.append(f"  the test said: {_shorten(' '.join(failure.feedback.split()))}")
     return "\n".join(filter(None, lines))
@@ -149,29 +176,12 @@ def _show_attempts(attempts: Iterable[Attempt]) -> list[str]:
     return shown[::-1]
 
 
-def _spell(value: Json) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 2]} …"
 
 
-def find_placeholders(prompt: TunablePrompt) -> tuple[str, ...]:
-    """What stands for inputs in the source instruction, as it is written there.
-
-    In a docstring those are ``{name}`` and ``{{ name }}``, which somebody else may fill in; in an adopted text, all
-    that its language makes a placeholder or a statement.
-    """
-    if prompt.signature.template is not None:
-        return prompt.signature.template.placeholders
-    names = {field.name for field in prompt.signature.inputs}
-    found = re.finditer(r"\{\{?\s*(\w+)[^{}]*\}\}?", prompt.source.instruction)
-    return tuple(dict.fromkeys(match[0] for match in found if match[1] in names))
-
-
 def _require_placeholders(prompt: TunablePrompt) -> str:
-    found = find_placeholders(prompt)
+    found = find_placeholders(prompt.signature, prompt.source)
     if not found:
         return ""
     kept = f"Keep these placeholders exactly as they are written, each at least once: {' '.join(found)}"
@@ -224,69 +234,6 @@ def _unquote(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
-    """What an instruction must not be: too long, a copy of a training input, or without the source's placeholders.
-
-    ``prompt`` finds faults of its own in what an adopted text would become. ``copied`` maps runs of words in training
-    inputs to the row they came from.
-    """
-
-    max_words: int
-    placeholders: tuple[str, ...]
-    copied: dict[tuple[str, ...], str]
-    prompt: TunablePrompt
-
-    def find_fault(self, instruction: str) -> str:
-        """Why ``instruction`` is no candidate; empty when it is one."""
-        if not instruction:
-            return "empty or broken off"
-        if len(instruction.split()) > self.max_words:
-            return f"longer than {self.max_words} words"
-        if fault := self.prompt.find_fault(CompiledPrompt(instruction=instruction)):
-            return fault
-        if lost := [placeholder for placeholder in self.placeholders if placeholder not in instruction]:
-            return f"loses {lost[0]}"
-        row = next((self.copied[run] for run in _runs(instruction) if run in self.copied), None)
-        return "" if row is None else f"copies row {row}"
-
-
-def make_guard(prompt: TunablePrompt, train_inputs: Iterable[tuple[str, str]], *, max_words: int) -> Guard:
-    """A guard against copies of ``train_inputs`` (row id, text), save for words that the source instruction has itself.
-
-    A text that several rows share, such as a list of labels or a policy, is no row's own and may be repeated. A source
-    that is long by itself may be replaced by one of its length.
-    """
-    rows: dict[str, set[str]] = {}
-    for row, text in train_inputs:
-        rows.setdefault(text, set()).add(row)
-    shared = {run for text, ids in rows.items() if len(ids) > 1 for run in _runs(text)}
-    free = shared.union(_runs(prompt.source.instruction))
-    own = ((row, text) for text, ids in rows.items() if len(ids) == 1 for row in ids)
-    copied: dict[tuple[str, ...], str] = {}
-    for row, text in own:
-        for run in _runs(text):
-            if run not in free:
-                copied.setdefault(run, row)
-    longest = max(max_words, len(prompt.source.instruction.split()))
-    placeholders = find_placeholders(prompt) if prompt.takes_demos else ()  # an adopted text checks its own
-    return Guard(max_words=longest, placeholders=placeholders, copied=copied, prompt=prompt)
-
-
-def train_inputs_of(prompt: TunablePrompt, rows: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, str]]:
-    """Row id and text of every input that ``prompt`` met in training: in labelled demos and in traced calls."""
-    for demo in prompt.labelled:
-        yield from ((demo.row or "?", _spell(value)) for value in demo.inputs.values())
-    for row, outcome in rows:
-        for call in outcome.calls:
-            yield from ((row, _spell(value)) for value in call.inputs.values())
-
-
-def _runs(text: str) -> Iterable[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.lower())
-    return zip(*(words[start:] for start in range(COPIED_WORDS)), strict=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sifted:
     """What became of a batch of replies."""
 
@@ -294,13 +241,17 @@ class Sifted:
     rejected: tuple[Rejection, ...]
 
 
-def sift(replies: Iterable[str], guard: Guard, tried: Iterable[str]) -> Sifted:
-    """Clean ``replies`` and keep those that pass ``guard`` and are new against ``tried`` and each other."""
+def sift(replies: Iterable[str], prompt: TunablePrompt, tried: Iterable[str], *, max_words: int) -> Sifted:
+    """Clean ``replies``; keep those that can run as ``prompt``, and are new against ``tried`` and each other.
+
+    They have at most ``max_words`` words, or as many as the source.
+    """
     seen = {_normalised(instruction) for instruction in tried}
+    longest = max(max_words, len(prompt.source.instruction.split()))
     instructions, rejected = [], []
     for reply in replies:
         instruction = clean_instruction(reply)
-        fault = guard.find_fault(instruction) or ("repeated" if _normalised(instruction) in seen else "")
+        fault = _find_fault(instruction, prompt, longest) or ("repeated" if _normalised(instruction) in seen else "")
         if fault:
             rejected.append(Rejection(subject=instruction or reply, reason=fault))
         else:
@@ -309,5 +260,33 @@ def sift(replies: Iterable[str], guard: Guard, tried: Iterable[str]) -> Sifted:
     return Sifted(instructions=tuple(instructions), rejected=tuple(rejected))
 
 
+def _find_fault(instruction: str, prompt: TunablePrompt, max_words: int) -> str:
+    if not instruction:
+        return "empty or broken off"
+    if len(instruction.split()) > max_words:
+        return f"longer than {max_words} words"
+    return prompt.find_fault(CompiledPrompt(instruction=instruction))
+
+
 def _normalised(instruction: str) -> str:
     return " ".join(instruction.split())
+
+
+def propose(
+    prompt: TunablePrompt, completions: Iterable[Completion], tried: Iterable[str], *, max_words: int
+) -> Steps[Sifted]:
+    """Ask the proposer, and sift what it says."""
+    replies = yield from complete(completions)
+    return sift(replies, prompt, tried, max_words=max_words)
+
+
+def instructed(candidate: Candidate, name: str, instruction: str) -> Candidate:
+    """``candidate`` with another instruction for prompt ``name``."""
+    return candidate.replace(name, replace(candidate[name], instruction=instruction))
+
+
+def summarise(sifted: Sifted, *, noun: str = "instruction", target: str = "") -> str:
+    """``6 instructions proposed, 1 rejected (copies row t-051)``."""
+    proposed = counted(len(sifted.instructions) + len(sifted.rejected), noun)
+    reasons = listed([rejection.reason for rejection in sifted.rejected])
+    return f"{proposed}{target} proposed" + (f", {len(sifted.rejected)} rejected ({reasons})" if reasons else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,8 @@ from pytest_promptopt.optimizers.base import (
 )
 from pytest_promptopt.optimizers.copro import Copro
 from pytest_promptopt.optimizers.driver import Found
-from pytest_promptopt.optimizers.proposals import COPIED_WORDS, clean_instruction, make_guard, sift
+from pytest_promptopt.optimizers.guards import COPIED_WORDS, make_guard
+from pytest_promptopt.optimizers.proposals import clean_instruction, sift
 from pytest_promptopt.optimizers.registry import OPTIMIZERS, make_optimizer
 from pytest_promptopt.prompts.candidate import Candidate
 from tests.optimizer_world import make_task, outcome_of, run, sizes_of
@@ -154,8 +157,9 @@ def test_no_instruction_that_passes_copies_five_words_that_the_source_has_not(
 ) -> None:
     prompt = make_task(instruction=" ".join(["Name it.", *source])).prompts[0]
     texts = [" ".join(each) for each in inputs]
-    guard = make_guard(prompt, [(str(number), text) for number, text in enumerate(texts)], max_words=99)
-    for instruction in sift([" ".join(reply)], guard, []).instructions:
+    inputs_by_row = [(str(number), text) for number, text in enumerate(texts)]
+    prompt = replace(prompt, guard=make_guard(prompt.signature, prompt.source, inputs_by_row))
+    for instruction in sift([" ".join(reply)], prompt, [], max_words=99).instructions:
         runs = [" ".join(reply[start : start + COPIED_WORDS]) for start in range(len(reply) - COPIED_WORDS + 1)]
         copied = [run for run in runs if any(f" {run} " in f" {text} " for text in texts)]
         assert all(f" {run} " in f" {' '.join(source)} " for run in copied)
