@@ -8,7 +8,6 @@ from typing import Literal
 import pytest
 
 from pytest_promptopt.errors import UsageError
-from pytest_promptopt.optimizers.auto import Auto
 from pytest_promptopt.optimizers.base import Completion, Outcome, Row, Search, Sizes, Task, TunablePrompt
 from pytest_promptopt.optimizers.bootstrap_few_shot import BootstrapFewShot
 from pytest_promptopt.optimizers.bootstrap_random_search import BootstrapRandomSearch
@@ -280,17 +279,6 @@ def test_instructions_keep_the_demos_they_were_tried_with() -> None:
     assert winner != shown
 
 
-def test_auto_adds_instructions_to_the_best_demos() -> None:
-    task = make_task()
-    few = replace(task.prompts[0], labelled=task.prompts[0].labelled[:3])
-    winner = run(Auto(), replace(task, prompts=(few,))).found.candidate["route"]
-    assert winner.demos
-    assert winner.instruction != task.source["route"].instruction
-
-
-# requests and replies
-
-
 def test_a_request_shows_fields_examples_failures_and_attempts() -> None:
     task = make_task()
     row = task.trainset[1]
@@ -450,7 +438,7 @@ SETTINGS = [
         ("bootstrap-random-search", {"num_candidates": 5, "max_labeled_demos": 3}),
         ("bootstrap-random-search", {"num_candidates": 3, "max_labeled_demos": 0, "max_rounds": 3}),
         ("copro", {"breadth": 3, "depth": 2}),
-        ("auto", {"num_candidates": 2, "breadth": 3}),
+        ("reflect-race", {"num_proposals": 3, "num_demo_sets": 2, "children": 3, "minibatch_size": 6}),
     ]
     for prompts in [("route",), ("route", "reply")]
     for own in (True, False)
@@ -479,19 +467,6 @@ def test_the_most_calls_are_made_where_nothing_is_saved() -> None:
 
     found = run(copro, task, proposer=lambda _: next(endless), judge=judge).found
     assert found.calls == copro.expected_calls(sizes_of(task))[1] == 8 + 8 * 12 + 2 * 18
-
-
-def test_the_most_calls_of_auto_are_made_where_each_candidate_beats_the_last() -> None:
-    task = make_task(train=18)
-    numbers = iter(range(99))
-    order: dict[Candidate, int] = {}
-
-    def judge(candidate: Candidate, row: Row) -> Outcome:
-        return replace(outcome_of(candidate, row), score=order.setdefault(candidate, len(order)) / 100)
-
-    auto = Auto(num_candidates=2, breadth=2, depth=2)
-    found = run(auto, task, proposer=lambda _: f"Name it, {next(numbers)}.", judge=judge).found
-    assert found.calls == auto.expected_calls(sizes_of(task))[1] == 4 * 12 + 18 + 3 + 3 * 12 + 18
 
 
 def test_random_search_with_published_settings_costs_less_than_published() -> None:
@@ -537,7 +512,12 @@ def test_a_temperature_is_a_finite_number(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("labeled-few-shot", "k"), ("bootstrap-random-search", "sets_per_round"), ("copro", "breadth"), ("auto", "depth")],
+    [
+        ("labeled-few-shot", "k"),
+        ("bootstrap-random-search", "sets_per_round"),
+        ("copro", "breadth"),
+        ("reflect-race", "children"),
+    ],
 )
 def test_a_setting_out_of_range_is_a_usage_error(name: str, key: str) -> None:
     with pytest.raises(UsageError, match=rf"{key} must be at least"):

@@ -4,8 +4,9 @@ The order of things, for anyone who writes one:
 
 1. The driver calls ``search(task, rng)`` once. ``task.source`` is where every search starts; its scores on train and
    val rows are already known, so asking for them again costs nothing.
-2. The generator yields one request at a time: :class:`Evaluate`, :class:`Trace`, :class:`Complete`, :class:`Announce`.
-   What ``yield`` returns is written at each of them, in the order of what was asked.
+2. The generator yields one request at a time: :class:`Evaluate`, :class:`Trace`, :class:`Complete`,
+   :class:`CallsLeft`, :class:`Announce`. What ``yield`` returns is written at each of them, in the order of what was
+   asked.
 3. It returns the candidate it believes in. The driver confirms that one on rows that no optimizer ever sees.
 
 It never calls a model, a clock, a file or a thread, and takes all randomness from ``rng``; so the same task and seed
@@ -118,8 +119,17 @@ class Announce:
     rejected: tuple[Rejection, ...] = ()
 
 
-Request: TypeAlias = Evaluate | Trace | Complete | Announce
-Search: TypeAlias = Generator[Request, "tuple[Outcome, ...] | tuple[str, ...] | None", Candidate]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallsLeft:
+    """Ask how many calls the search may still make → ``int``, ``None`` where nothing limits it.
+
+    They are logical calls, replies from a store included, so a plan that is made by them is the same in every run.
+    """
+
+
+Request: TypeAlias = Evaluate | Trace | Complete | CallsLeft | Announce
+Response: TypeAlias = tuple[Outcome, ...] | tuple[str, ...] | int | None
+Search: TypeAlias = Generator[Request, Response, Candidate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,24 +7,12 @@ set that came up before is drawn anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-from pytest_promptopt.optimizers.base import Row, Search, Sizes, Task
-from pytest_promptopt.optimizers.demos import (
-    DemoSet,
-    draw_labelled,
-    fill_with_labelled,
-    join_demos,
-    trace_successes,
-    with_demos,
-    without_demos,
-)
+from pytest_promptopt.optimizers.base import Search, Sizes, Task
+from pytest_promptopt.optimizers.demos import SetDrawer, trace_successes
 from pytest_promptopt.optimizers.evaluating import announce, best_of, counted, is_perfect, require_at_least, score
-from pytest_promptopt.prompts.candidate import Candidate
-
-REDRAWS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,45 +45,23 @@ class BootstrapRandomSearch:
         """Score the three plain sets, then random ones round by round."""
         traced_rounds = self.max_rounds if self.max_bootstrapped_demos else 0
         found = yield from trace_successes(task, task.trainset, wanted=None, max_rounds=traced_rounds, rng=rng)
-        batch = self._draw_plain_sets(task, found, rng)
-        seen = dict.fromkeys((task.source, *batch))
+        drawer = SetDrawer(
+            task=task,
+            found=found,
+            max_bootstrapped_demos=self.max_bootstrapped_demos,
+            max_labeled_demos=self.max_labeled_demos,
+        )
+        seen = dict.fromkeys((task.source, *drawer.draw_plain(rng)))
         scores = dict((yield from score(task, seen)))
         yield from announce(f"{counted(len(found), 'row')} to bootstrap from", round=1, rounds=self.rounds)
         for number in range(2, self.rounds + 1):
             if is_perfect(scores):
                 break
             size = min(self.sets_per_round, self.num_candidates - (number - 2) * self.sets_per_round)
-            batch = self._draw_sets(task, found, size, seen, rng)
+            batch = drawer.draw(size, seen, rng)
             scores.update((yield from score(task, batch)))
             yield from announce(counted(len(batch), "demo set"), round=number, rounds=self.rounds)
         return best_of(scores)
-
-    def _draw_plain_sets(self, task: Task, found: Mapping[Row, DemoSet], rng: Random) -> tuple[Candidate, ...]:
-        """Zero-shot; labelled rows only; the first traces that succeeded, filled with labelled rows."""
-        first = join_demos([*found.values()][: self.max_bootstrapped_demos])
-        labelled = draw_labelled(task, self.max_labeled_demos, rng)
-        unshuffled = fill_with_labelled(first, task, self.max_labeled_demos, rng)
-        return (without_demos(task.source), with_demos(task.source, labelled), with_demos(task.source, unshuffled))
-
-    def _draw_sets(
-        self, task: Task, found: Mapping[Row, DemoSet], size: int, seen: dict[Candidate, None], rng: Random
-    ) -> tuple[Candidate, ...]:
-        """Up to ``size`` sets that did not come up before; puts them down in ``seen``."""
-        drawn: list[Candidate] = []
-        for _ in range(size * REDRAWS):
-            candidate = with_demos(task.source, self._draw_set(task, found, rng))
-            if candidate not in seen:
-                seen[candidate] = None
-                drawn.append(candidate)
-            if len(drawn) == size:
-                break
-        return tuple(drawn)
-
-    def _draw_set(self, task: Task, found: Mapping[Row, DemoSet], rng: Random) -> DemoSet:
-        rows = rng.sample([*found], len(found))
-        most = min(self.max_bootstrapped_demos, len(rows))
-        bootstrapped = join_demos(found[row] for row in rows[: rng.randint(min(1, most), most)])
-        return fill_with_labelled(bootstrapped, task, self.max_labeled_demos, rng)
 
     def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
         """Traces of all train rows (none when they are known), and a run over the val rows for each distinct set.

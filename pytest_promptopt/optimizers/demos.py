@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from random import Random
 
 from pytest_promptopt.optimizers.base import Outcome, Row, Task, TunablePrompt
@@ -14,6 +15,8 @@ DemoSet = Mapping[str, tuple[Demo, ...]]
 """Prompt name → its demos."""
 
 SMALLEST_BATCH = 8
+REDRAWS = 20
+"""How often a set that came up before is drawn anew: few rows make few sets."""
 
 
 def with_demos(candidate: Candidate, demos: DemoSet) -> Candidate:
@@ -65,9 +68,15 @@ def trace_successes(
         for batch in _batches(left, wanted, found):
             outcomes = yield from trace([(task.source, row) for row in batch], attempt)
             traced = dict(zip(batch, outcomes, strict=True))
-            found.update({row: read_demos(row, outcome, rng) for row, outcome in traced.items() if outcome.is_success})
+            successes = {row: outcome for row, outcome in traced.items() if outcome.is_success}
+            found.update({row: _of_takers(task, read_demos(row, outcome, rng)) for row, outcome in successes.items()})
         left = [row for row in left if row not in found]
     return found if wanted is None else dict([*found.items()][:wanted])
+
+
+def _of_takers(task: Task, demos: DemoSet) -> DemoSet:
+    """What prompts of ``task`` can show; an adopted text has no place for demos, and a held prompt keeps its own."""
+    return {prompt.name: demos[prompt.name] for prompt in task.prompts if prompt.takes_demos and prompt.name in demos}
 
 
 def _batches(rows: list[Row], wanted: int | None, found: Mapping[Row, DemoSet]) -> Iterable[list[Row]]:
@@ -98,3 +107,44 @@ def join_demos(sets: Iterable[DemoSet]) -> DemoSet:
             fresh = tuple(demo for demo in more if all(demo.inputs != other.inputs for other in shown))
             joined[name] = (*shown, *fresh)
     return joined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDrawer:
+    """Draws demo sets for all prompts of a program at once: a bootstrapped row shows in each prompt that it called.
+
+    ``found`` are the rows to bootstrap from; a set has at most ``max_bootstrapped_demos`` of them, and labelled rows
+    until each prompt shows ``max_labeled_demos``.
+    """
+
+    task: Task
+    found: Mapping[Row, DemoSet]
+    max_bootstrapped_demos: int
+    max_labeled_demos: int
+
+    def draw_plain(self, rng: Random) -> tuple[Candidate, Candidate, Candidate]:
+        """Zero-shot; labelled rows only; the first traces that succeeded, filled with labelled rows."""
+        source = self.task.source
+        first = join_demos([*self.found.values()][: self.max_bootstrapped_demos])
+        labelled = draw_labelled(self.task, self.max_labeled_demos, rng)
+        unshuffled = fill_with_labelled(first, self.task, self.max_labeled_demos, rng)
+        return without_demos(source), with_demos(source, labelled), with_demos(source, unshuffled)
+
+    def draw(self, size: int, seen: dict[Candidate, None], rng: Random) -> tuple[Candidate, ...]:
+        """Up to ``size`` random sets that did not come up before; puts them down in ``seen``."""
+        drawn: list[Candidate] = []
+        for _ in range(size * REDRAWS):
+            candidate = with_demos(self.task.source, self._draw_one(rng))
+            if candidate not in seen:
+                seen[candidate] = None
+                drawn.append(candidate)
+            if len(drawn) == size:
+                break
+        return tuple(drawn)
+
+    def _draw_one(self, rng: Random) -> DemoSet:
+        """One bootstrapped demo at least, where there are any."""
+        rows = rng.sample([*self.found], len(self.found))
+        most = min(self.max_bootstrapped_demos, len(rows))
+        bootstrapped = join_demos(self.found[row] for row in rows[: rng.randint(min(1, most), most)])
+        return fill_with_labelled(bootstrapped, self.task, self.max_labeled_demos, rng)

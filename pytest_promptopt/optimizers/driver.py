@@ -1,7 +1,8 @@
 """The driver runs a strategy: it answers what the generator asks, keeps count of calls, and picks the winner.
 
 It never pays twice for one (candidate, row), refuses a batch that the allowance cannot hold before any of it runs, and
-falls back to the best candidate that was scored on all val rows whenever a strategy ends without a better answer.
+falls back to the best candidate that was scored on all val rows whenever a strategy ends without a better answer. An
+answer that the budget kept from the last of these rows is compared on those that it ran on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol, TypeAlias
 from pytest_promptopt.errors import BudgetExhausted, UsageError
 from pytest_promptopt.optimizers.base import (
     Announce,
+    CallsLeft,
     Complete,
     Completion,
     Evaluate,
@@ -25,6 +27,7 @@ from pytest_promptopt.optimizers.base import (
     Pair,
     Rejection,
     Request,
+    Response,
     Row,
     Search,
     Task,
@@ -164,17 +167,33 @@ Event: TypeAlias = TrialScored | RoundEnded | Rejected | RowsScored | Proposed
 class Found:
     """What a search came back with.
 
-    ``score`` is the winner's on the val rows that it was chosen by, so it is optimistic; ``trials`` are in the order of
-    evaluation, the source first; ``is_cut`` says that the budget ended the search.
+    ``score`` is the winner's on the ``rows`` val rows that it was chosen by, so it is optimistic, ``source_score`` the
+    source's on the same ones; ``trials`` are in the order of evaluation, the source first; ``is_cut`` says that the
+    budget ended the search.
     """
 
     candidate: Candidate
     score: float
     source_score: float
+    rows: int
     trials: tuple[Trial, ...]
     is_cut: bool
     rejected: tuple[Rejection, ...]
     calls: int
+
+
+FEWEST_COMMON_ROWS = 8
+"""A candidate that the budget kept from the rest of the val rows may win on so many of them, and on no fewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """The winner, its score and the source's on the same rows, and how many these are."""
+
+    candidate: Candidate
+    score: float
+    source_score: float
+    rows: int
 
 
 def drive(
@@ -200,11 +219,12 @@ def drive(
     ledger = _Ledger(task, workbench, allowance, known, calls_per_row, observer)
     start = ledger.score_source()
     answer, is_cut = (task.source, False) if start.score >= 1.0 else _converse(optimizer.search(task, rng), ledger)
-    winner, is_short = ledger.judge(answer)
+    verdict, is_short = ledger.judge(answer)
     return Found(
-        candidate=winner.candidate,
-        score=winner.score,
-        source_score=start.score,
+        candidate=verdict.candidate,
+        score=verdict.score,
+        source_score=verdict.source_score,
+        rows=verdict.rows,
         trials=tuple(ledger.trials.values()),
         is_cut=is_cut or is_short,
         rejected=tuple(ledger.rejected),
@@ -249,7 +269,7 @@ class _Returned:
     candidate: Candidate
 
 
-def _advance(search: Search, results: tuple[Outcome, ...] | tuple[str, ...] | None) -> Request | _Returned:
+def _advance(search: Search, results: Response) -> Request | _Returned:
     try:
         return search.send(results)
     except StopIteration as end:
@@ -314,7 +334,7 @@ class _Ledger:
         self.start_score = score
         return self.trials.setdefault(self.task.source, Trial(candidate=self.task.source, score=score))
 
-    def answer(self, request: Request) -> tuple[Outcome, ...] | tuple[str, ...] | None:
+    def answer(self, request: Request) -> Response:
         """Do what the strategy asks for."""
         match request:
             case Evaluate():
@@ -323,10 +343,12 @@ class _Ledger:
                 return self.trace(request.pairs, request.attempt)
             case Complete():
                 return self.complete(request.completions)
+            case CallsLeft():
+                return self.allowance.remaining
             case Announce():
                 self.announce(request)
                 return None
-        raise TypeError(f"an optimizer yields Evaluate, Trace, Complete or Announce, not {request!r}")
+        raise TypeError(f"an optimizer yields Evaluate, Trace, Complete, CallsLeft or Announce, not {request!r}")
 
     def evaluate(self, pairs: Sequence[Pair]) -> tuple[Outcome, ...]:
         self.check(pairs)
@@ -460,14 +482,32 @@ class _Ledger:
         """The best trial so far; of equal ones the first, and the source is the first of all."""
         return max(self.trials.values(), key=lambda trial: trial.score)
 
-    def judge(self, answer: Candidate | None) -> tuple[Trial, bool]:
-        """The winner's trial, and whether the allowance was too short to score the strategy's own answer."""
+    def judge(self, answer: Candidate | None) -> tuple[_Verdict, bool]:
+        """Who wins, and whether the allowance was too short to score the strategy's own answer on all val rows."""
         if answer is None:
-            return self.best(), False
+            return self.verdict_on(self.best()), False
         try:
             self.evaluate([(answer, row) for row in self.task.valset])
         except BudgetExhausted:
-            return self.best(), True
+            return self.verdict_on_common_rows(answer) or self.verdict_on(self.best()), True
         start = self.trials[self.task.source]
         trial = self.trials.get(answer) or self.best()
-        return (trial if trial.score >= start.score else start), False
+        return self.verdict_on(trial if trial.score >= start.score else start), False
+
+    def verdict_on(self, trial: Trial) -> _Verdict:
+        return _Verdict(
+            candidate=trial.candidate, score=trial.score, source_score=self.start_score, rows=len(self.task.valset)
+        )
+
+    def verdict_on_common_rows(self, answer: Candidate) -> _Verdict | None:
+        """``answer``, if it is better than the best candidate on the val rows that it ran on, and these are enough."""
+        rows = [row for row in self.task.valset if (answer, row) in self.outcomes]
+        if len(rows) < FEWEST_COMMON_ROWS:
+            return None
+        score, best, source = (
+            self.task.mean(rows, [self.outcomes[candidate, row] for row in rows])
+            for candidate in (answer, self.best().candidate, self.task.source)
+        )
+        if score is None or best is None or source is None or score <= best:
+            return None
+        return _Verdict(candidate=answer, score=score, source_score=source, rows=len(rows))

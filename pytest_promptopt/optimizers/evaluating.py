@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar, cast
 from pytest_promptopt.errors import BudgetExhausted, UsageError
 from pytest_promptopt.optimizers.base import (
     Announce,
+    CallsLeft,
     Complete,
     Completion,
     Evaluate,
@@ -20,6 +21,7 @@ from pytest_promptopt.optimizers.base import (
     Pair,
     Rejection,
     Request,
+    Response,
     Search,
     Task,
     Trace,
@@ -27,7 +29,7 @@ from pytest_promptopt.optimizers.base import (
 from pytest_promptopt.prompts.candidate import Candidate
 
 ResultT = TypeVar("ResultT")
-Steps: TypeAlias = Generator[Request, "tuple[Outcome, ...] | tuple[str, ...] | None", ResultT]
+Steps: TypeAlias = Generator[Request, Response, ResultT]
 Scores: TypeAlias = Mapping[Candidate, float]
 
 
@@ -44,6 +46,11 @@ def trace(pairs: Iterable[Pair], attempt: int) -> Steps[tuple[Outcome, ...]]:
 def complete(completions: Iterable[Completion]) -> Steps[tuple[str, ...]]:
     """The proposer's texts."""
     return cast("tuple[str, ...]", (yield Complete(completions=tuple(completions))))
+
+
+def calls_left() -> Steps[int | None]:
+    """How many calls the search may still make; ``None`` where nothing limits it."""
+    return cast("int | None", (yield CallsLeft()))
 
 
 def announce(text: str, *, round: int, rounds: int, rejected: tuple[Rejection, ...] = ()) -> Steps[None]:

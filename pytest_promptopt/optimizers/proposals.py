@@ -92,9 +92,9 @@ def ask_for_instruction(
     fence = _fence_around(current)
     parts = (
         f"Current instruction:\n{fence}\n{current}\n{fence}",
-        _describe_fields(prompt),
+        describe_fields(prompt),
         *(f"{title}:\n{text}" for title, text in background.items() if text),
-        _titled("Examples of inputs and the expected answer:", map(_show_example, examples)),
+        _titled("Examples of inputs and the expected answer:", map(show_example, examples)),
         _titled("Where the current instruction worked:", map(_show_success, successes)),
         _titled("Where the current instruction failed, with the words of the test:", map(_show_failure, failures)),
         _titled("Instructions tried so far with their scores, worst first:", _show_attempts(attempts)),
@@ -128,7 +128,8 @@ def _fitting(items: Iterable[str]) -> list[str]:
     return kept
 
 
-def _describe_fields(prompt: TunablePrompt) -> str:
+def describe_fields(prompt: TunablePrompt) -> str:
+    """What goes into ``prompt``, what it answers, and what the program adds to its instruction."""
     if prompt.signature.template is not None:
         return _describe_text(prompt.signature.template)
     inputs = "\n".join(f"- {field.name}: {field.type_words}" for field in prompt.signature.inputs)
@@ -145,23 +146,25 @@ def _describe_text(template: Template) -> str:
     return f"{filled}Answer:\n- answer: text"
 
 
-def _show_example(demo: Demo) -> str:
-    return f"{_show_inputs(demo.inputs.items())} -> {spell(demo.output)}"
+def show_example(demo: Demo) -> str:
+    """A line ``input: "…" -> answer``."""
+    return f"{show_inputs(demo.inputs.items())} -> {spell(demo.output)}"
 
 
-def _show_inputs(inputs: Iterable[tuple[str, Json]]) -> str:
+def show_inputs(inputs: Iterable[tuple[str, Json]]) -> str:
+    """The fields of one input in a line, long values cut."""
     return ", ".join(f"{name}: {json.dumps(_shorten(spell(value)), ensure_ascii=False)}" for name, value in inputs)
 
 
 def _show_success(success: Case) -> str:
     call = success.call
     answered = f" -> {_shorten(spell(call.output) if call.is_parsed else call.reply)}" if call.is_sent_by_us else ""
-    return f"{_show_inputs(call.inputs.items())}{answered}"
+    return f"{show_inputs(call.inputs.items())}{answered}"
 
 
 def _show_failure(failure: Case) -> str:
     call = failure.call
-    lines = [_show_inputs(call.inputs.items())]
+    lines = [show_inputs(call.inputs.items())]
     if call.is_sent_by_us:  # nobody knows what another client was answered; the test's words tell
         answered = _shorten(spell(call.output) if call.is_parsed else call.reply)
         lines.append(f"  the model answered: {answered}")

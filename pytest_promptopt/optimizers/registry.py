@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from math import isfinite
@@ -19,8 +19,11 @@ OPTIMIZERS: Mapping[str, str] = MappingProxyType(
         "labeled-few-shot": "pytest_promptopt.optimizers.labeled_few_shot:LabeledFewShot",
         "bootstrap-few-shot": "pytest_promptopt.optimizers.bootstrap_few_shot:BootstrapFewShot",
         "bootstrap-random-search": "pytest_promptopt.optimizers.bootstrap_random_search:BootstrapRandomSearch",
+        "bootstrap-optuna": "pytest_promptopt.optimizers.bootstrap_optuna:BootstrapOptuna",
         "copro": "pytest_promptopt.optimizers.copro:Copro",
-        "auto": "pytest_promptopt.optimizers.auto:Auto",
+        "mipro": "pytest_promptopt.optimizers.mipro:Mipro",
+        "gepa": "pytest_promptopt.optimizers.gepa:Gepa",
+        "reflect-race": "pytest_promptopt.optimizers.reflect_race:ReflectRace",
     }
 )
 """Name → ``module:attribute`` of a dataclass of settings, imported when it is asked for."""
@@ -39,10 +42,14 @@ def make_optimizer(name: str, settings: Mapping[str, object], *, extra: Mapping[
     if name not in known:
         raise UsageError(f"Unknown optimizer {name!r}.{_guess(name, known)} Known are: {', '.join(known)}.")
     strategy = _load(name, known[name])
+    return cast(Optimizer, strategy(**read_settings(name, strategy, settings)))
+
+
+def read_settings(name: str, strategy: type, settings: Mapping[str, object]) -> dict[str, object]:
+    """``settings`` of the class ``strategy``, read as their types. Raises ``UsageError`` as :func:`make_optimizer`."""
     _refuse_unknown_settings(name, strategy, settings)
     hints = get_type_hints(strategy)
-    values = {key: _read_value(f"{name}.{key}", value, hints[key]) for key, value in settings.items()}
-    return cast(Optimizer, strategy(**values))
+    return {key: _read_value(f"{name}.{key}", value, hints[key]) for key, value in settings.items()}
 
 
 def _guess(name: str, known: Iterable[str]) -> str:
@@ -53,9 +60,12 @@ def _guess(name: str, known: Iterable[str]) -> str:
 def _load(name: str, address: str) -> type:
     module, _, attribute = address.partition(":")
     try:
-        return cast(type, getattr(import_module(module), attribute))
-    except (ImportError, AttributeError) as error:
+        strategy = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for what names no module
         raise UsageError(f"Optimizer {name!r} cannot be loaded from {address!r}: {error}") from error
+    if not (isinstance(strategy, type) and is_dataclass(strategy)):
+        raise UsageError(f"Optimizer {name!r} cannot be loaded from {address!r}: that is no dataclass of settings")
+    return strategy
 
 
 def _refuse_unknown_settings(name: str, strategy: type, settings: Mapping[str, object]) -> None:

@@ -273,7 +273,7 @@ def urgency(ticket: str) -> Literal["billing", "bug", "account"]:
     desk.replace("test_desk.py", "from desk import ROUTE", "from desk import ROUTE, urgency")
     desk.replace("test_desk.py", "    assert ROUTE", '    urgency(ticket=example["ticket"])\n    assert ROUTE')
     result = desk.optimize(
-        "--prompt-optimizer", "auto", "--prompt-set", "auto.breadth=2", "--prompt-set", "auto.depth=1"
+        "--prompt-optimizer", "auto", "--prompt-set", "auto.num_proposals=2", "--prompt-set", "auto.generations=1"
     )
     assert result.ret == 0, result.stdout.str()
     assert desk.jobs()["support.route"]["outcome"] == "frozen"
