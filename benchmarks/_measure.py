@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import random
@@ -12,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -21,6 +22,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 DSPY = "dspy==3.4.1"
+DSPY_EXTRAS = ("optuna==5.0.0",)
+"""What MIPROv2 needs besides; DSPy brings GEPA itself."""
 BUILD_SERVERS = ("CI", "GITHUB_ACTIONS", "BUILD_NUMBER", "GITLAB_CI")
 
 
@@ -75,7 +78,7 @@ def peer_python() -> str:
         folder.parent.mkdir(exist_ok=True)
         (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", DSPY], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", DSPY, *DSPY_EXTRAS], check=True)
     return str(python)
 
 
@@ -116,10 +119,31 @@ def circumstances(*packages: str) -> dict[str, object]:
     }
 
 
-def print_table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> None:
+def share_interval(hits: int, count: int, z: float = 1.96) -> str:
+    """Wilson's interval of a share."""
+    share, scale = hits / count, 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / scale
+    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / scale
+    return f"{max(0.0, middle - reach):.0%} .. {min(1.0, middle + reach):.0%}"
+
+
+def grouped(records: Iterable[dict[str, Any]], *names: str) -> list[list[dict[str, Any]]]:
+    """Records that agree in ``names``, together; groups in the order of their first records."""
+    groups: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[name] for name in names), []).append(record)
+    return list(groups.values())
+
+
+def markdown_table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """A table as Markdown; numbers stand as they were written."""
     from tabulate import tabulate
 
-    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    return str(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+
+
+def print_table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> None:
+    print(markdown_table(rows, headers))
 
 
 def write_json(path: Path | None, content: object) -> None:

@@ -17,7 +17,7 @@ from _measure import plain_environment, run
 
 from pytest_promptopt.errors import FormatError
 from pytest_promptopt.lms.base import Request
-from pytest_promptopt.lms.registry import lm_for
+from pytest_promptopt.lms.offline import OfflineLM
 from pytest_promptopt.prompts.compiled import CompiledPrompt
 from pytest_promptopt.prompts.frozen import read_frozen
 from pytest_promptopt.prompts.parsing import parse
@@ -150,7 +150,7 @@ def score_fresh(task: Task, compiled: CompiledPrompt | None = None) -> float:
     """The share of fresh rows that a prompt gets right; an unreadable reply is wrong."""
     signature = signature_of(task.folder, task.dataset, task.instruction)
     compiled = compiled or CompiledPrompt(instruction=signature.instruction)
-    lm, rows, right = lm_for(task.model), draw_fresh_rows(task.folder, task.dataset, task.seed), 0
+    lm, rows, right = OfflineLM(), draw_fresh_rows(task.folder, task.dataset, task.seed), 0
     for row in rows:
         messages = render(signature, compiled, {"utterance": row["utterance"]})
         text = lm.complete(Request(model=task.model, messages=messages)).text

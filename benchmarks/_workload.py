@@ -1,4 +1,4 @@
-"""The work that both sides do in ``overhead.py``: rows, an instant model, demos. Standard library only."""
+"""The work that both sides of the overhead benchmarks do: rows, instant models, demos. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from hashlib import sha256
 
 LABELS = ("positive", "negative", "neutral")
 INSTRUCTION = "Classify the sentiment."
@@ -27,6 +28,12 @@ def answer(asked: str) -> str:
     while end < len(asked) and asked[end].isdigit():
         end += 1
     return label(int(asked[start:end]))
+
+
+def guess(asked: str, messages: int) -> str:
+    """As :func:`answer`, wrong in about three of ten cases: which ones, the text and the number of messages decide."""
+    digest = sha256(f"{messages} {asked}".encode()).digest()
+    return answer(asked) if digest[0] % 10 < 7 else LABELS[digest[1] % len(LABELS)]
 
 
 def demos(count: int) -> list[tuple[str, str]]:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
-from math import floor, sqrt
+from math import floor
 from pathlib import Path
 
-from _measure import bootstrap_interval, circumstances, print_table, say, write_json
+from _measure import bootstrap_interval, circumstances, grouped, print_table, say, share_interval, write_json
 from _projects import (
     Task,
     column,
@@ -199,14 +199,6 @@ def null_row(records: Sequence[Record]) -> tuple[object, ...]:
     )
 
 
-def share_interval(hits: int, count: int, z: float = 1.96) -> str:
-    """Wilson's interval of a share."""
-    share, scale = hits / count, 1 + z * z / count
-    middle = (share + z * z / (2 * count)) / scale
-    reach = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / scale
-    return f"{max(0.0, middle - reach):.0%} .. {min(1.0, middle + reach):.0%}"
-
-
 def report_harmful(records: Sequence[Record]) -> None:
     """Repaired: frozen, and on fresh rows at least what the bland docstring reaches.
 
@@ -252,13 +244,6 @@ def standing(record: Record) -> float | None:
     """The score on sealed rows of what stands after a run; ``None`` when the run had no winner to confirm."""
     sealed = record["sealed_after" if record["is_frozen"] else "sealed_before"]
     return None if sealed is None else float(str(sealed))
-
-
-def grouped(records: Sequence[Record], *names: str) -> list[list[Record]]:
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(tuple(record[name] for name in names), []).append(record)
-    return list(groups.values())
 
 
 if __name__ == "__main__":

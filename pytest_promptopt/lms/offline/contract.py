@@ -28,6 +28,7 @@ BULLETS = re.compile(rf"(?:\s*{BULLET}.+\n?)+")
 BULLET_LINE = re.compile(rf"{BULLET}(.+)")
 FIELD_LINE = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s*[`\"']?(\w+)[`\"']?\s*(.*)$", re.M)
 RULE_LINE = re.compile(r"^- \"(\w+)\": (.+)$", re.M)
+JSON_REPLY = re.compile(r"\b[Oo]utputs will be a JSON object\b")
 OUTPUT_SECTION = re.compile(r"output (?:fields?|keys?)[^\n]*:\s*\n(.*?)(?:\n\s*\n|\nAll |\Z)", re.S | re.I)
 MEMBER = re.compile(r'"(\w+)"\s*:\s*(\{[^{}]*\}|"[^"]*"|[^{,}\n]+)')
 KEY_LIST = re.compile(r"\b(?:keys?|fields?|properties)\b(?: are)?:?[ \n]*(.*)", re.I)
@@ -97,7 +98,7 @@ def read_contract(orders: str, answers: Iterable[str]) -> Contract:
 
 
 def _shape_of(orders: str) -> Shape:
-    if MARKER.search(orders):
+    if MARKER.search(orders) and not JSON_REPLY.search(orders):
         return Shape.MARKERS
     is_json = re.search(r"\bJSON\b", orders, re.I) and not CHOICE_RULE.search(orders)
     return Shape.JSON if is_json else Shape.PLAIN

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pytest_promptopt.lms.offline.contract import STRICT, Contract, OutputField, Shape, find_all_labels, find_labels
 from pytest_promptopt.lms.offline.dice import Dice
 from pytest_promptopt.lms.offline.form import write_values
+from pytest_promptopt.lms.offline.notations import gist, unfold
 from pytest_promptopt.lms.offline.proposal import Draft, propose, summarise, without_instructions
 from pytest_promptopt.lms.offline.shown import read_rows
 from pytest_promptopt.lms.offline.tempers import Personality
@@ -25,7 +26,9 @@ WRITE = re.compile(
     re.I,
 )
 SUMMARISE = re.compile(
-    r"\b(?:summari[sz]e|describe|write observations about)\b[^.\n]{0,60}\b(?:data ?set|examples|rows)\b", re.I
+    r"\b(?:summari[sz]e|describe|write observations about)\b[^.\n]{0,60}\b(?:data ?set|examples|rows|samples)\b"
+    r"|\bmy dataset, please summari[sz]e\b",
+    re.I,
 )
 ABOUT_PROMPTS = re.compile(r"\b(?:prompt|instruction)s?\b", re.I)
 TALKATIVE = 200  # prose above which a writer introduces what it wrote
@@ -66,8 +69,15 @@ def _is_for_instruction(field: OutputField) -> bool:
 
 def run_errand(personality: Personality, errand: Errand, contract: Contract, request: str, dice: Dice) -> str:
     """An instruction or a summary, in the form asked for, or between fences when ``request`` uses them."""
-    shown = read_rows(without_instructions(request), allowed=find_all_labels(request))
-    draft = Draft(identity=personality.identity, temper=personality.temper, request=request, shown=shown, dice=dice)
+    listed = find_all_labels(request)
+    draft = Draft(
+        identity=personality.identity,
+        temper=personality.temper,
+        request=request,
+        shown=read_rows(unfold(without_instructions(request)), allowed=listed),
+        dice=dice,
+        knows_all_labels=bool(listed),
+    )
     values = {field.name: _value(field, errand, contract, draft) for field in contract.fields}
     body = write_values(contract, values)
     if "```" in request:
@@ -81,4 +91,6 @@ def _value(field: OutputField, errand: Errand, contract: Contract, draft: Draft)
         return "Label:"
     is_plain = contract.shape is Shape.PLAIN
     is_instruction = errand is Errand.INSTRUCTION if is_plain else _is_for_instruction(field)
-    return propose(draft) if is_instruction else summarise(draft.shown)
+    if is_instruction:
+        return propose(draft)
+    return summarise(draft.shown) if draft.shown.pairs or is_plain else gist(draft.request)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_promptopt.lms.offline.dice import Dice
+from pytest_promptopt.lms.offline.notations import sectioned_instruction, without_sections
 from pytest_promptopt.lms.offline.shown import Shown
 from pytest_promptopt.lms.offline.tempers import Temper
 from pytest_promptopt.lms.offline.words import WORD, content_words, knows, stem
@@ -46,13 +47,17 @@ TELLING_AT_MOST = 8  # worth (lower is better) above which a word is too common 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """One errand: who writes, from which request, with which rows read out of it, and with whose luck."""
+    """One errand: who writes, from which request, with which rows read out of it, and with whose luck.
+
+    Where nobody lists the labels, rows show some of them, and old sentences may be about the others.
+    """
 
     identity: str
     temper: Temper
     request: str
     shown: Shown
     dice: Dice
+    knows_all_labels: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,8 @@ class Tally:
 
 def current_instruction(request: str) -> str:
     """The instruction that ``request`` asks to improve: fenced, tagged or announced; empty when there is none."""
+    if sectioned := sectioned_instruction(request):
+        return sectioned
     found = FENCED.search(request) or ANNOUNCED.search(request)
     return str(found[found.lastindex or 0]).strip() if found else ""
 
@@ -74,7 +81,7 @@ def without_instructions(request: str) -> str:
     """``request`` without the instruction to improve and without earlier attempts: what is left may be rows."""
     fenced = FENCED.search(request)
     rest = request.replace(fenced[0], "", 1) if fenced else request
-    return ATTEMPT.sub("", rest)
+    return ATTEMPT.sub("", without_sections(rest))
 
 
 def propose(draft: Draft) -> str:
@@ -93,8 +100,17 @@ def _write(draft: Draft) -> str:
     tally = count_words(draft)
     for label in _shuffled(draft.shown.labels, dice):
         lines += _lines_about(draft, tally, label, kept[1:], style)
+    if not draft.knows_all_labels:
+        lines[1:] = _with_other_sentences(draft, lines[1:], kept[1:])
     lines += _extras(draft)
     return _break_off("\n".join(dict.fromkeys(lines)), temper.breath_words)
+
+
+def _with_other_sentences(draft: Draft, lines: list[str], kept: Sequence[str]) -> list[str]:
+    """``lines``, and before or behind them most old sentences about labels that no row shows."""
+    dice, labels = draft.dice, draft.shown.labels
+    others = [s for s in kept if not any(label in s for label in labels) and dice.chance(880)]
+    return [*others, *lines] if dice.chance(500) else [*lines, *others]
 
 
 def _base(draft: Draft) -> str:
