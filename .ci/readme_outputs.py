@@ -17,10 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/files.md")
+PAGES = ("README.md", "docs/files.md", "docs/optimize.md")
 EDIT = ("support/prompts.py", "Decide which team", "Say which team")
 SNAPSHOT = "support/__prompts__/prompts.route@offline-keyword.toml"
+PRICED = """
+[tool.pytest-promptopt.models.mini]
+model = "openai/gpt-4.1-mini"
+price = { input = 0.40, output = 1.60 }
+"""
 BASELINE = "tests/__prompts__/test_support.test_routes_tickets@offline-keyword.toml"
+
+LEFT_OUT = shutil.ignore_patterns("__prompts__", "__pycache__", ".promptopt", ".pytest_cache")
 
 _BLOCK = re.compile(r"(<!-- output: (\S+) -->\n```\w*\n)(.*?)(```\n)", re.DOTALL)
 _TIME = re.compile(r"\b\d+\.\d+ ?s\b|=+")
@@ -55,8 +62,8 @@ def cut(text: str, *cuts: Cut) -> str:
 def outputs(folder: Path) -> dict[str, str]:
     """What is printed and written, by name, in a copy of the example project made in ``folder``."""
     desk = folder / "desk"
-    leave_out = shutil.ignore_patterns("__prompts__", "__pycache__", ".promptopt", ".pytest_cache")
-    shutil.copytree(ROOT / "example_project", desk, ignore=leave_out)
+    shutil.copytree(ROOT / "example_project", desk, ignore=LEFT_OUT)
+    dry_run = run_dry(folder / "priced")
     search = run_pytest(desk, "--optimize-prompts")
     gate = run_pytest(desk)
     name, old, new = EDIT
@@ -64,6 +71,7 @@ def outputs(folder: Path) -> dict[str, str]:
     (desk / name).write_text(source.replace(old, new), encoding="utf-8")
     spoiled = run_pytest(desk, "-k", "routes")
     return {
+        "dry-run": cut(dry_run, Cut(r"support/prompts\.py::route", "=+ ")),
         "search": cut(
             search,
             Cut(r"support/prompts\.py::route", "$"),
@@ -77,11 +85,24 @@ def outputs(folder: Path) -> dict[str, str]:
             Cut("metric +rows", "rows:"),
             Cut("=+ .*failed"),
         ),
-        "snapshot": cut(
-            (desk / SNAPSHOT).read_text(encoding="utf-8"), Cut("format", r"$"), Cut(r"\[\[demos", "$"), Cut(r"\[prov")
-        ),
+        "snapshot": cut(freeze_demos(folder / "shown"), Cut("format", r"$"), Cut(r"\[\[demos", "$"), Cut(r"\[prov")),
         "baseline": cut((desk / BASELINE).read_text(encoding="utf-8"), Cut("format", "t-005")),
     }
+
+
+def run_dry(desk: Path) -> str:
+    """What a search with a model that has a price is told to cost; nothing is called."""
+    shutil.copytree(ROOT / "example_project", desk, ignore=LEFT_OUT)
+    with (desk / "pyproject.toml").open("a", encoding="utf-8") as settings:
+        settings.write(PRICED)
+    return run_pytest(desk, "--optimize-prompts", "--prompt-dry-run", "--prompt-model", "mini", "-k", "routes")
+
+
+def freeze_demos(desk: Path) -> str:
+    """A snapshot with demos in it, which the default strategy does without on the example project."""
+    shutil.copytree(ROOT / "example_project", desk, ignore=LEFT_OUT)
+    run_pytest(desk, "--optimize-prompts", "--prompt-optimizer", "mipro", "-k", "routes")
+    return (desk / SNAPSHOT).read_text(encoding="utf-8")
 
 
 def run_pytest(folder: Path, *arguments: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_promptopt.lms.base import LM, AsyncLM
+    from pytest_promptopt.reports.events import SearchEvent
     from pytest_promptopt.reports.records import JobReport, MetricReport
 
 
@@ -33,6 +34,16 @@ def pytest_promptopt_optimizers(config: pytest.Config) -> dict[str, str]:  # typ
 
 def pytest_promptopt_metric_finished(config: pytest.Config, report: MetricReport) -> None:
     """One metric ended a plain run; called in the process that prints the summary."""
+
+
+def pytest_promptopt_event(config: pytest.Config, prompts: tuple[str, ...], model: str, event: SearchEvent) -> None:
+    """Something happened in the search of ``prompts`` on ``model``: it began, a candidate was scored, it ended.
+
+    ``event`` is one of the immutable records in :mod:`pytest_promptopt.reports.events` and
+    :mod:`pytest_promptopt.optimizers.driver`; tell them apart by their type, and pass over those you do not know. All
+    are told in one thread, in an order that depends on the search alone, while it waits: be quick. An implementation
+    that raises is named in a warning and the search goes on. Wrappers of this hook are not called.
+    """
 
 
 def pytest_promptopt_job_finished(config: pytest.Config, report: JobReport) -> None:

@@ -62,10 +62,15 @@ _NAMES = {
         "LIST",
         "Of stale, orphan, unrecorded, unfrozen, inconclusive; or all, none: what fails, not warns.",
     ),
+    "prompt_freeze": (
+        "--prompt-freeze",
+        "NAME",
+        "With --optimize-prompts: freeze the winner of this name (p-7f3a) although nothing confirmed it (repeatable).",
+    ),
     "prompt_seed": ("--prompt-seed", "N", "Seed of the search; default: 0."),
     "prompt_concurrency": ("--prompt-concurrency", "N", "Rows and calls at a time; default: 16."),
 }
-_REPEATABLE = ("prompt_patterns", "prompt_model", "prompt_set")
+_REPEATABLE = ("prompt_patterns", "prompt_model", "prompt_set", "prompt_freeze")
 _INIS = {
     "promptopt_model": "Model under test when nothing stronger names one.",
     "promptopt_proposer": "Model that writes proposals and teaches.",
@@ -102,6 +107,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="List prompts with metrics and snapshots, then texts that look like unmanaged prompts; runs nothing.",
     )
+    group.addoption(
+        "--prompt-dry-run",
+        action="store_true",
+        help="Say what the same command would call and cost, with or without --optimize-prompts; calls nothing.",
+    )
     for dest, (flag, metavar, text) in _NAMES.items():
         action = "append" if dest in _REPEATABLE else "store"
         group.addoption(flag, dest=dest, metavar=metavar, action=action, default=None, help=text)
@@ -123,6 +133,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUN] = None
     if config.getoption("prompt_list"):
         _start_list(config)
+    elif config.getoption("prompt_dry_run"):
+        _start_dry_run(config)
     elif config.getoption("optimize_prompts"):
         from pytest_promptopt.session import misuse
 
@@ -145,6 +157,15 @@ def _start_list(config: pytest.Config) -> None:
     listing.refuse_misuse(config)
     note = misuse.refuse_workers(config, "--prompt-list")
     config.pluginmanager.register(listing.ListHooks(start_run(config), note), "promptopt-list")
+
+
+def _start_dry_run(config: pytest.Config) -> None:
+    """Register what counts calls instead of making them."""
+    from pytest_promptopt.session import dry_run, misuse
+
+    dry_run.refuse_misuse(config)
+    note = misuse.refuse_workers(config, "--prompt-dry-run")
+    config.pluginmanager.register(dry_run.DryRunHooks(start_run(config), note), "promptopt-dry-run")
 
 
 def _is_configured(config: pytest.Config) -> bool:

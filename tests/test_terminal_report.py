@@ -708,6 +708,9 @@ KEPT = JobReport(
     p=0.34,
     alpha=0.2,
     candidate="p-7f3a",
+    kept=".promptopt/kept/p-7f3a",
+    before="Say how urgent this ticket is.",
+    after="Say how urgent this ticket is. Money is urgent.",
     spending=Spending(calls=371, attempts=371, cost_usd=0.024),
 )
 HELD = JobReport(prompt="prompts.judge", model=MODEL, outcome="held", reason="optimize=False")
@@ -737,6 +740,37 @@ def test_an_optimize_run_ends_in_a_table_what_changed_and_what_to_commit():
 
 def test_without_a_ceiling_the_totals_stand_alone():
     assert terminal.job_table([KEPT], budget=None, max_cost_usd=None).splitlines()[-1].split() == ["371", "$0.024"]
+
+
+def test_v_shows_what_a_winner_that_is_kept_would_change_and_how_to_freeze_it():
+    assert terminal.job_notes([KEPT, HELD], is_verbose=True) == [
+        "prompts.priority: what p-7f3a would change",
+        "  + Money is urgent.",
+        "freeze p-7f3a unconfirmed: the same command with --prompt-freeze p-7f3a",
+    ]
+
+
+def test_what_nothing_confirms_says_so_in_its_line_and_in_the_table():
+    unconfirmed = replace(FROZEN, unconfirmed="not proven better")
+    assert terminal.outcome_line(unconfirmed) == (
+        f"  frozen, unconfirmed {SNAPSHOT}; not proven better   420 calls  $0.031"
+    )
+    assert "prompts.route  frozen, unconfirmed  " in terminal.job_table([unconfirmed], budget=None, max_cost_usd=None)
+
+
+def test_why_a_winner_that_was_meant_is_not_frozen_is_said():
+    found = replace(FROZEN, candidate="p-1a2b")
+    assert terminal.not_frozen_line("p-1a2b", [found, KEPT]) == ""
+    assert terminal.not_frozen_line("p-7f3a", [found, KEPT]) == (
+        "--prompt-freeze p-7f3a: not frozen, because not proven better"
+    )
+    assert terminal.not_frozen_line("p-0000", [found, KEPT]) == (
+        "--prompt-freeze p-0000: no search found it; found instead: p-1a2b (prompts.route, frozen), "
+        "p-7f3a (prompts.priority, kept)"
+    )
+    assert terminal.not_frozen_line("p-0000", [HELD]) == (
+        "--prompt-freeze p-0000: no search found it; found instead: nothing better than the source"
+    )
 
 
 def test_a_run_that_wrote_nothing_has_nothing_to_commit():
@@ -783,7 +817,7 @@ def test_a_job_tells_its_course_in_aligned_lines():
           confirm   0.719 -> 0.906 on the 64 sealed rows, +0.188, 90 % interval +0.08 .. +0.28, p = 0.001
           frozen    support/__prompts__/prompts.route@openai-gpt-4.1-mini.toml   420 calls  $0.031
           confirm   0.891 -> 0.906 on the 64 sealed rows, +0.016, 90 % interval -0.04 .. +0.07, p = 0.34 (needs 0.2)
-          kept      not proven better; the candidate was p-7f3a   371 calls  $0.024
+          kept      not proven better; the candidate stays in .promptopt/kept/p-7f3a   371 calls  $0.024
         """
     )
 
@@ -804,11 +838,11 @@ def test_a_job_tells_its_course_in_aligned_lines():
         ),
         (
             terminal.outcome_line(replace(KEPT, is_cut=True, spending=Spending(calls=1, attempts=1, cost_usd=None))),
-            "  kept      not proven better; the candidate was p-7f3a; the budget ended the search   "
-            "1 call  cost unknown",
+            "  kept      not proven better; the candidate stays in .promptopt/kept/p-7f3a; the budget ended the search"
+            "   1 call  cost unknown",
         ),
         (
-            terminal.outcome_line(replace(KEPT, reason="nothing better was found", selected_score=0.875)),
+            terminal.outcome_line(replace(KEPT, reason="nothing better was found", selected_score=0.875, kept="")),
             "  kept      nothing better was found   371 calls  $0.024",
         ),
         (

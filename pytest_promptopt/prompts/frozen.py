@@ -33,7 +33,7 @@ class FrozenPrompt:
 
     ``prompt`` and ``model`` name its owner; the two digests are those of the code it was frozen for. ``content_digest``
     is that of what was frozen, so ``is_edited`` says that somebody changed the text since. ``provenance`` is for
-    people; nothing is decided by it.
+    people; nothing is decided by it but whether a search tries again to confirm what was frozen on purpose.
     """
 
     prompt: str
@@ -44,6 +44,13 @@ class FrozenPrompt:
     compiled: CompiledPrompt
     provenance: Mapping[str, Json]
     is_edited: bool
+
+    @property
+    def unconfirmed_reason(self) -> str:
+        """Why nothing had proven it better when it was frozen, on purpose; empty where something had."""
+        if self.provenance.get("unconfirmed") is not True:
+            return ""
+        return str(self.provenance.get("reason") or "for no known reason")
 
 
 def file_stem(owner: str, model: str) -> str:

@@ -54,6 +54,11 @@ class Snapshot:
         """Whether the frozen prompt is what runs, edited or not."""
         return self.standing in (Standing.FROZEN, Standing.EDITED)
 
+    @property
+    def unconfirmed_reason(self) -> str:
+        """Why what is in force was frozen although nothing had proven it better; empty where it was proven."""
+        return self.frozen.unconfirmed_reason if self.frozen is not None and self.is_frozen else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptHome:

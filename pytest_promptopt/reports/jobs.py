@@ -45,11 +45,16 @@ def job_heading(prompt_nodeid: str, metrics: Sequence[str]) -> str:
 
 
 def rows_line(train: int, val: int, sealed: int, *, is_merged: bool, provable_gain: float | None) -> str:
-    """How the rows were dealt and what the sealed ones can prove; merged, train and select are the same rows."""
+    """How the rows were dealt and what the sealed ones can prove."""
+    return labelled("rows", dealt_words(train, val, sealed, is_merged=is_merged, provable_gain=provable_gain))
+
+
+def dealt_words(train: int, val: int, sealed: int, *, is_merged: bool, provable_gain: float | None) -> str:
+    """The same without its label; merged, train and select are the same rows."""
     sides = f"{train} train and select" if is_merged else f"{train} train + {val} select"
     total = sealed + (train if is_merged else train + val)
     power = "" if provable_gain is None else f"; the sealed rows can prove gains of about {points(provable_gain)}"
-    return labelled("rows", f"{total} = {sides} + {sealed} sealed{power}")
+    return f"{total} = {sides} + {sealed} sealed{power}"
 
 
 def start_line(score: float, calls: int, cost_usd: float | None) -> str:
@@ -96,17 +101,30 @@ def outcome_line(job: JobReport) -> str:
     is_placed = job.outcome in ("frozen", "unchanged") and job.path
     words = [
         cut(job.path if is_placed else job.reason, LINE_WIDTH),
-        f"the candidate was {job.candidate}" if _has_lost_candidate(job) else "",
+        cut(job.unconfirmed, LINE_WIDTH),
+        f"the candidate stays in {job.kept}" if job.kept else "",
         "the budget ended the search" if job.is_cut else "",
     ]
     spent = _spent(job.spending) if job.leads_group else ""
-    return labelled(job.outcome, "   ".join(filter(None, ("; ".join(filter(None, words)), spent))))
+    label = outcome_words(job.outcome, job.unconfirmed)
+    return labelled(label, "   ".join(filter(None, ("; ".join(filter(None, words)), spent))))
 
 
-def _has_lost_candidate(job: JobReport) -> bool:
-    """Whether the search found something better than the start that was not frozen."""
-    is_better = job.start_score is not None and job.selected_score is not None and job.selected_score > job.start_score
-    return job.outcome == "kept" and bool(job.candidate) and is_better
+def outcome_words(outcome: str, unconfirmed: str) -> str:
+    """The outcome, and that nothing confirms what is frozen where nothing does."""
+    return f"{outcome}, unconfirmed" if unconfirmed else outcome
+
+
+def not_frozen_line(name: str, jobs: Sequence[JobReport]) -> str:
+    """Why the winner ``name``, which was to be frozen on purpose, is not; empty when it is frozen."""
+    found = [job for job in jobs if job.candidate and (job.kept or job.outcome in ("frozen", "unchanged"))]
+    mine = [job for job in found if job.candidate == name]
+    if any(not job.kept for job in mine):
+        return ""
+    if mine:
+        return f"--prompt-freeze {name}: not frozen, because {one_line(mine[0].reason)}"
+    others = ", ".join(dict.fromkeys(f"{job.candidate} ({job.prompt}, {job.outcome})" for job in found))
+    return f"--prompt-freeze {name}: no search found it; found instead: {others or 'nothing better than the source'}"
 
 
 def _spent(spending: Spending) -> str:
@@ -132,7 +150,7 @@ def job_table(jobs: Sequence[JobReport], *, budget: int | None, max_cost_usd: fl
 def _job_cells(job: JobReport, *, is_matrix: bool) -> tuple[str, ...]:
     return (
         _job_name(job, is_matrix=is_matrix),
-        job.outcome,
+        outcome_words(job.outcome, job.unconfirmed),
         moved(job.start_score, job.selected_score),
         moved(job.sealed_before, job.sealed_after),
         "-" if job.p is None else p_value(job.p),
@@ -145,19 +163,23 @@ def _job_name(job: JobReport, *, is_matrix: bool) -> str:
     return cut(f"{job.prompt} on {job.model}" if is_matrix else job.prompt, NAME_WIDTH)
 
 
-def job_notes(jobs: Sequence[JobReport], *, written: Sequence[str] = ()) -> list[str]:
+def job_notes(jobs: Sequence[JobReport], *, written: Sequence[str] = (), is_verbose: bool = False) -> list[str]:
     """What changed in each frozen prompt, what stands below its threshold, and what to commit.
 
-    ``written`` are further files that the run wrote, such as baselines, relative like the jobs' own paths.
+    With ``is_verbose`` also what a winner that is kept would have changed. ``written`` are further files that the run
+    wrote, such as baselines, relative like the jobs' own paths.
     """
     is_matrix = len({job.model for job in jobs}) > 1
     lines: list[str] = []
     for job in jobs:
-        if job.outcome == "frozen":
+        if job.outcome == "frozen" or (is_verbose and job.kept):
+            what = f"what {job.candidate} would change" if job.kept else "what changed"
             lines += [
-                f"{_job_name(job, is_matrix=is_matrix)}: what changed",
+                f"{_job_name(job, is_matrix=is_matrix)}: {what}",
                 *(f"  {line}" for line in _prompt_changes(job)),
             ]
+    for name in dict.fromkeys(job.candidate for job in jobs if is_verbose and job.kept):
+        lines.append(f"freeze {name} unconfirmed: the same command with --prompt-freeze {name}")
     for job in jobs:
         for metric in job.below:
             lines += wrapped(f"BELOW THRESHOLD: {_job_name(job, is_matrix=is_matrix)}: {metric}", indent=17)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_promptopt.optimizers.driver import Event, Rejected, RoundEnded, TrialScored
+from pytest_promptopt.optimizers.driver import Rejected, RoundEnded, TrialScored
+from pytest_promptopt.reports.events import SearchEnded, SearchEvent, SearchStarted
 from pytest_promptopt.reports.jobs import rejected_line, round_line
 from pytest_promptopt.reports.words import duration, money
 
@@ -12,7 +13,7 @@ REWRITE_PAUSE_SECONDS = 0.2
 
 
 class LiveLine:
-    """An observer of one search after another: call :meth:`begin`, pass it on as the driver's observer, :meth:`end`.
+    """An observer of one search after another: it begins anew with each, and :meth:`end` takes it off the screen.
 
     ``write`` writes a line that stays, one at the end of each round. ``rewrite`` replaces the live line ("" takes it
     away); it is used on a terminal only, for trials at most five times a second. ``clock`` gives seconds; ``cost_usd``
@@ -48,9 +49,17 @@ class LiveLine:
         self._round: RoundEnded | None = None
         self._round_ended_at = self._started_at
 
-    def __call__(self, event: Event) -> None:
-        """Show what the driver says."""
+    def pytest_promptopt_event(self, event: SearchEvent) -> None:
+        """Hear the stream of events."""
+        self(event)
+
+    def __call__(self, event: SearchEvent) -> None:
+        """Show what a search says."""
         match event:
+            case SearchStarted():
+                self.begin(event.prompts[0])
+            case SearchEnded():
+                self.end()
             case RoundEnded():
                 self._round, self._round_ended_at = event, self._clock()
                 self._keep(round_line(event))

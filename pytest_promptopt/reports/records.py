@@ -39,7 +39,8 @@ class PromptState:
     ``before`` and ``after`` are its instructions around a change, as far as known. ``has_moved`` says of a source that
     the baseline was taken with something else: a snapshot that is gone (``before`` is its instruction) or another text.
     ``is_text``: it is an adopted text, so what stands in the code is its text and not a docstring. ``cost_usd`` is what
-    its ``calls`` cost when they were made, replayed or not; ``None`` where nobody knows.
+    its ``calls`` cost when they were made, replayed or not; ``None`` where nobody knows. ``unconfirmed`` is why what is
+    frozen was never proven better; empty where it was, and for a source.
     """
 
     name: str
@@ -55,6 +56,7 @@ class PromptState:
     calls: int = 0
     cost_usd: float | None = 0.0
     is_text: bool = False
+    unconfirmed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,9 @@ class JobReport:
     """How the search of one prompt ended.
 
     ``outcome`` is ``frozen``, ``unchanged`` (it is what is frozen already), ``kept`` or ``held``; ``reason`` says why.
-    ``selected`` scores are those the winner was chosen by, so optimistic; ``sealed`` ones are confirmed.
+    ``selected`` scores are those the winner was chosen by, so optimistic; ``sealed`` ones are confirmed. A winner that
+    is not frozen lies in the folder ``kept``, and ``after`` and ``demos`` are what it would bring. ``unconfirmed`` is
+    why what is frozen was never proven better; empty where it was.
     """
 
     prompt: str
@@ -173,6 +177,8 @@ class JobReport:
     p: float | None = None
     alpha: float | None = None
     candidate: str = ""
+    kept: str = ""
+    unconfirmed: str = ""
     path: str = ""
     before: str = ""
     after: str = ""

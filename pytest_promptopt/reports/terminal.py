@@ -32,6 +32,7 @@ from pytest_promptopt.reports.jobs import (
     job_heading,
     job_notes,
     job_table,
+    not_frozen_line,
     outcome_line,
     round_line,
     rows_line,
@@ -48,6 +49,7 @@ from pytest_promptopt.reports.words import (
     limit,
     listed,
     money,
+    one_line,
     p_words,
     plural,
     points,
@@ -65,6 +67,7 @@ __all__ = [
     "job_table",
     "metric_notes",
     "metric_table",
+    "not_frozen_line",
     "outcome_line",
     "round_line",
     "rows_line",
@@ -313,13 +316,18 @@ def _doubt_commands(report: MetricReport) -> list[str]:
 
 
 def _prompt_notes(reports: Sequence[MetricReport]) -> Iterator[str]:
-    """Each stale or edited prompt once; where its metric failed, the failure has told it already."""
+    """Each stale or edited prompt once; where its metric failed, the failure has told it already.
+
+    Of what was never confirmed the failure does not tell.
+    """
     told = [report for report in reports if report.verdict.outcome is not Outcome.FAIL]
     is_matrix = _is_matrix(reports)
     for prompt in _distinct(prompt for report in told for prompt in report.stale):
         yield from _stale_note(prompt, is_matrix=is_matrix)
     for prompt in _distinct(prompt for report in told for prompt in report.edited):
         yield from _edited_note(prompt, is_matrix=is_matrix)
+    for prompt in _distinct(prompt for report in reports for prompt in report.prompts if prompt.unconfirmed):
+        yield from _unconfirmed_note(prompt, is_matrix=is_matrix)
 
 
 def _is_matrix(reports: Sequence[MetricReport]) -> bool:
@@ -351,6 +359,15 @@ def _edited_note(prompt: PromptState, *, is_matrix: bool) -> list[str]:
         *diff_lines(prompt.before, prompt.after, most=SHOWN_DIFF_LINES),
         *undo,
         f"search again:  pytest --optimize-prompts{_flags(prompt, is_matrix=is_matrix)}",
+    )
+
+
+def _unconfirmed_note(prompt: PromptState, *, is_matrix: bool) -> list[str]:
+    name, reason = _prompt_name(prompt, is_matrix=is_matrix), one_line(prompt.unconfirmed)
+    return _paragraph(
+        "unconfirmed",
+        f"{name}: it was frozen on purpose and never proven better than what stood before ({reason}).",
+        f"try again: pytest --optimize-prompts{_flags(prompt, is_matrix=is_matrix)}",
     )
 
 

@@ -137,7 +137,7 @@ def _sentences(text: str) -> list[str]:
 
 def labelled(label: str, text: str) -> str:
     """A line of a block, its label in the margin."""
-    return f"  {label:<10}{text}"
+    return f"  {label:<9} {text}"
 
 
 def moved(before: float | None, after: float | None) -> str:

@@ -70,6 +70,11 @@ class Campaign:
     failure: str | None = None
 
     @property
+    def model(self) -> str:
+        """The model under test."""
+        return self.metrics[0].model or ""
+
+    @property
     def used_calls(self) -> int:
         """Logical calls made so far, confirmations counted as what was reserved for them."""
         done = [group for group in self.groups or () if group.evidence and group.prompts[0].name in self.reports]
@@ -99,13 +104,13 @@ class Campaign:
                 self.failure = one_line(str(error))
                 raise
             sound = [group for group in self.groups if not group.failure]
-            self._require(self.source_calls + self.reserve(sound), " at the calls that its rows really make")
+            self.require(self.source_calls + self.reserve(sound), " at the calls that its rows really make")
         return self.groups
 
     def _gather(self) -> list[Group]:
         splits = self._measure()
-        self._require(
-            max((_least_calls(metric, split) for metric, split in splits), default=0),
+        self.require(
+            max((least_calls(metric, split) for metric, split in splits), default=0),
             ", or more where a row makes several",
         )
         source = Candidate({prompt.name: prompt.source for prompt in self.prompts})
@@ -131,7 +136,7 @@ class Campaign:
 
     def _trace(self, metric: MetricItem, split: Split, source: Candidate, sealed: Set[str]) -> Evidence:
         """How the source does on ``metric``; what keeps a row from a score ends the search of its prompts alone."""
-        whole, split = split, _without_twins(split, sealed)
+        whole, split = split, without_twins(split, sealed)
         results: list[RowResult] = []
         failure = ""
         try:
@@ -153,23 +158,9 @@ class Campaign:
         )
 
     def _group(self, evidence: Sequence[Evidence]) -> list[Group]:
-        """Connected prompts: two belong together when one metric calls both."""
-        names = [prompt.name for prompt in self.prompts]
-        root = {name: name for name in names}
-
-        def find(name: str) -> str:
-            while root[name] != name:
-                name = root[name]
-            return name
-
-        for one in evidence:
-            called = [name for name in names if name in one.prompts]
-            for other in called[1:]:
-                root[find(other)] = find(called[0])
-        groups: dict[str, list[AnyPrompt]] = {}
-        for prompt in self.prompts:
-            groups.setdefault(find(prompt.name), []).append(prompt)
-        return [self._as_group(prompts, evidence) for prompts in groups.values()]
+        return [
+            self._as_group(prompts, evidence) for prompts in connected(self.prompts, [one.prompts for one in evidence])
+        ]
 
     @staticmethod
     def _as_group(prompts: Sequence[AnyPrompt], evidence: Iterable[Evidence]) -> Group:
@@ -198,7 +189,8 @@ class Campaign:
         left = most - self.source_calls - self.spent_by_groups - self.reserve(waiting)
         return max(0, left // max(1, len(waiting)))
 
-    def _require(self, calls: int, why: str) -> None:
+    def require(self, calls: int, why: str) -> None:
+        """Leave with exit status 4, naming the least that would do, when this model's share is below ``calls``."""
         mine = self.max_calls
         if mine is not None and mine < calls:
             needed = sum(campaign.used_calls for campaign in self.before) + calls * (1 + self.waiting)
@@ -211,7 +203,27 @@ class Campaign:
             )
 
 
-def _least_calls(metric: MetricItem, split: Split) -> int:
+def connected(prompts: Sequence[AnyPrompt], called: Iterable[Sequence[str]]) -> list[list[AnyPrompt]]:
+    """``prompts`` in groups: two belong together when one metric calls both, by the names that each has ``called``."""
+    names = [prompt.name for prompt in prompts]
+    root = {name: name for name in names}
+
+    def find(name: str) -> str:
+        while root[name] != name:
+            name = root[name]
+        return name
+
+    for one in called:
+        mine = [name for name in names if name in one]
+        for other in mine[1:]:
+            root[find(other)] = find(mine[0])
+    groups: dict[str, list[AnyPrompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(find(prompt.name), []).append(prompt)
+    return list(groups.values())
+
+
+def least_calls(metric: MetricItem, split: Split) -> int:
     """Calls if every repeat of every row makes one: the source on searchable rows, two arms on what confirms."""
     must_pass = sum(example.id in metric.options.must_pass for example in split.searchable)
     return metric.options.repeats * (len(split.searchable) + 2 * (len(split.test) + must_pass))
@@ -231,7 +243,7 @@ def _calls_of_one_arm(group: Group) -> int:
     return calls
 
 
-def _without_twins(split: Split, sealed: Set[str]) -> Split:
+def without_twins(split: Split, sealed: Set[str]) -> Split:
     """``split`` without the searchable rows that any metric seals, whatever their own key says."""
     return replace(
         split,

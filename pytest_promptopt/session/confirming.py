@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,10 @@ from pytest_promptopt.optimizers.driver import Found
 from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import Json, content_digest
-from pytest_promptopt.prompts.frozen import FrozenPrompt
 from pytest_promptopt.session.workbench import Bench, Evidence, JobError, outcome_of, run_arm
 from pytest_promptopt.snapshots.baseline import Baseline, BaselineRow, dump_baseline
 from pytest_promptopt.snapshots.change import Change, compare
-from pytest_promptopt.snapshots.compiled import dump_frozen
+from pytest_promptopt.snapshots.compiled import dump_frozen, freeze
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.settings import Settings
@@ -46,7 +46,8 @@ class Arm:
 class Decision:
     """What the sealed rows say about a winner.
 
-    ``reason`` is why it is not frozen; ``baseline`` holds the scores that are written where it is.
+    ``reason`` is why it is not frozen, ``unconfirmed`` why it would not have been where it is frozen on purpose;
+    ``baseline`` holds the scores that are written where it is.
     """
 
     is_frozen: bool
@@ -55,6 +56,7 @@ class Decision:
     incumbent: Mapping[str, Arm]
     confirmation: Confirmation | None = None
     baseline: Mapping[str, Arm] = field(default_factory=dict)
+    unconfirmed: str = ""
 
 
 def decide(
@@ -69,7 +71,7 @@ def decide(
     """Run both arms on the sealed rows of all metrics and weigh them."""
     sealed = sum(len(one.split.test) for one in evidence)
     if any(len(one.split.test) < SMALLEST_TESTSET for one in evidence):
-        return Decision(is_frozen=False, reason=_too_few(evidence), winner={}, incumbent={})
+        return Decision(is_frozen=False, reason=too_few(evidence), winner={}, incumbent={})
     first_repeat = FRESH_DRAW if varies else 0
     arms: dict[str, dict[str, Arm]] = {"winner": {}, "incumbent": {}}
     for one in evidence:
@@ -92,7 +94,36 @@ def decide(
     reason = _not_better(confirmation)
     if confirmation.is_better:
         reason = _veto(evidence, arms) or _failed_must_pass(bench, evidence, winner, first_repeat)
-    return Decision(is_frozen=not reason, reason=reason, confirmation=confirmation, baseline=arms["winner"], **arms)
+    return Decision(
+        is_frozen=not reason,
+        reason=reason,
+        winner=arms["winner"],
+        incumbent=arms["incumbent"],
+        confirmation=confirmation,
+        baseline=arms["winner"],
+    )
+
+
+def freeze_on_purpose(
+    bench: Bench, evidence: Sequence[Evidence], decision: Decision, *, winner: Candidate, varies: bool
+) -> Decision:
+    """``decision`` as a freeze of the ``winner`` that it left unproven.
+
+    It stays as it is, with the reason, where a must-pass row fails or a metric raises.
+    """
+    first_repeat = FRESH_DRAW if varies else 0
+    arms = dict(decision.winner)
+    for one in evidence:
+        if one.metric.nodeid not in arms:
+            results = run_arm(bench, one, one.split.test, winner, first_repeat=first_repeat)
+            arm = arm_of(one, results)
+            if arm is None:
+                return replace(decision, reason=raised(one, results))
+            arms[one.metric.nodeid] = arm
+    refusal = _failed_must_pass(bench, evidence, winner, first_repeat)
+    if refusal:
+        return replace(decision, reason=refusal)
+    return replace(decision, is_frozen=True, reason="", unconfirmed=decision.reason, winner=arms, baseline=arms)
 
 
 def arm_of(evidence: Evidence, results: Mapping[str, Sequence[RowResult]]) -> Arm | None:
@@ -119,7 +150,8 @@ def _stratum(evidence: Evidence, winner: Arm, incumbent: Arm) -> Stratum:
     return Stratum(metric=evidence.metric.nodeid, pairs=pairs, weight=evidence.metric.options.weight)
 
 
-def _too_few(evidence: Sequence[Evidence]) -> str:
+def too_few(evidence: Sequence[Evidence]) -> str:
+    """Which metric has too few sealed rows to confirm anything, and how many more rows it needs."""
     fewest = min(evidence, key=lambda one: len(one.split.test))
     rule = fewest.metric.settings.split
     have = len(fewest.split.test)
@@ -252,33 +284,24 @@ def new_baseline(evidence: Evidence, arm: Arm, tried: Sequence[Candidate], setti
     return compare(metric.baseline_path, dump_baseline(baseline))
 
 
-def snapshot_changes(
-    prompts: Sequence[AnyPrompt],
-    models: Mapping[str, str],
-    winner: Candidate,
-    provenance: Mapping[str, Mapping[str, Json]],
-) -> list[Change]:
-    """One file for each prompt that the winner changed; a prompt that it leaves at its source loses an older file."""
-    changes = []
+def snapshot_texts(
+    prompts: Sequence[AnyPrompt], models: Mapping[str, str], winner: Candidate, provenance: Mapping[str, Json]
+) -> dict[Path, str | None]:
+    """Each prompt's snapshot file and its text under the winner; ``None`` for a prompt that it leaves at its source."""
+    texts: dict[Path, str | None] = {}
     for prompt in prompts:
         model = models[prompt.name]
-        path = prompt.home.snapshot_path(model)
         compiled = winner[prompt.name]
-        if compiled == prompt.source:
-            changes.append(compare(path, None))
-            continue
-        frozen = FrozenPrompt(
+        frozen = freeze(
             prompt=prompt.name,
             model=model,
             signature_digest=prompt.signature.digest,
             source_digest=prompt.signature.source_digest,
-            content_digest=compiled.digest,
             compiled=compiled,
-            provenance=provenance[prompt.name],
-            is_edited=False,
+            provenance=provenance,
         )
-        changes.append(compare(path, dump_frozen(frozen)))
-    return changes
+        texts[prompt.home.snapshot_path(model)] = None if compiled == prompt.source else dump_frozen(frozen)
+    return texts
 
 
 def provenance_of(
@@ -291,11 +314,14 @@ def provenance_of(
     parent: str,
     calls: int,
 ) -> dict[str, Json]:
-    """Where a frozen prompt comes from; the same whenever the same search is run again, whatever was cached."""
-    confirmation = decision.confirmation
-    assert confirmation is not None
+    """Where a compiled prompt comes from; the same whenever the same search is run again, whatever was cached.
+
+    One that is not proven better says so first, and why.
+    """
     rows = sorted(example.digest for one in evidence for example in one.examples.values())
-    record: dict[str, Json] = {"optimizer": settings.optimizer, "seed": settings.seed, "calls": calls}
+    unproven = decision.unconfirmed or decision.reason
+    record: dict[str, Json] = {"unconfirmed": True, "reason": unproven} if unproven else {}
+    record |= {"optimizer": settings.optimizer, "seed": settings.seed, "calls": calls}
     if settings.proposer:
         record["proposer"] = settings.proposer
     record |= {
@@ -304,22 +330,27 @@ def provenance_of(
         "split": str(settings.split),
         "settings": plain_settings(optimizer),
         "selection": {
-            "rows": sum(len(one.split.val) for one in evidence),
+            "rows": found.rows,
             "start": round(found.source_score, 4),
             "optimistic": round(found.score, 4),
         },
-        "confirmation": {
-            "metrics": [one.metric.owner for one in evidence],
-            "rows": sum(len(arm.rows) for arm in decision.winner.values()),
-            "before": round(confirmation.incumbent, 4),
-            "after": round(confirmation.winner, 4),
-            "difference": round(confirmation.difference, 4),
-            "interval_90": [round(confirmation.interval.low, 4), round(confirmation.interval.high, 4)],
-            "p": float(f"{confirmation.p:.4g}"),
-            "alpha": confirmation.alpha,
-        },
     }
-    return record
+    return record if decision.confirmation is None else {**record, "confirmation": _figures(decision, evidence)}
+
+
+def _figures(decision: Decision, evidence: Sequence[Evidence]) -> dict[str, Json]:
+    confirmation = decision.confirmation
+    assert confirmation is not None
+    return {
+        "metrics": [one.metric.owner for one in evidence],
+        "rows": sum(len(arm.rows) for arm in decision.winner.values()),
+        "before": round(confirmation.incumbent, 4),
+        "after": round(confirmation.winner, 4),
+        "difference": round(confirmation.difference, 4),
+        "interval_90": [round(confirmation.interval.low, 4), round(confirmation.interval.high, 4)],
+        "p": float(f"{confirmation.p:.4g}"),
+        "alpha": confirmation.alpha,
+    }
 
 
 def plain_settings(optimizer: Optimizer) -> dict[str, Json]:

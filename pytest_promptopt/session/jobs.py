@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,10 +13,13 @@ from pytest_promptopt.optimizers.registry import make_optimizer
 from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.registry import prompts_by_name, registered_prompts
 from pytest_promptopt.reports import terminal
+from pytest_promptopt.reports.event_log import EventLog
+from pytest_promptopt.reports.jobs import outcome_words
 from pytest_promptopt.reports.progress import LiveLine
 from pytest_promptopt.reports.records import JobReport, to_json
 from pytest_promptopt.session.blessing import matches
 from pytest_promptopt.session.campaign import Campaign, Group
+from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.session.misuse import usage_errors
 from pytest_promptopt.session.search import Search
 from pytest_promptopt.session.settings import Settings
@@ -59,6 +62,7 @@ class OptimizeHooks:
     def __init__(self, run: Run, note: str | None = None) -> None:
         self.run = run
         self.note = note
+        self._log = EventLog(run.settings.store)
 
     def pytest_report_header(self) -> list[str]:
         """Say what was switched off."""
@@ -74,6 +78,9 @@ class OptimizeHooks:
         config.hook.pytest_deselected(items=list(items))
         with usage_errors():
             items[:] = self._make_jobs(session, metrics) if metrics else []
+            if items and not config.getoption("collectonly"):
+                self._log.open()
+                config.pluginmanager.register(self._log, "promptopt-event-log")
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> str:
         """Say what takes the place of the tests."""
@@ -95,7 +102,7 @@ class OptimizeHooks:
         job = getattr(report, "promptopt_job", None)
         if job is None or report.failed:
             return None
-        return job["outcome"], "", ""
+        return outcome_words(job["outcome"], job["unconfirmed"]), "", ""
 
     def pytest_keyboard_interrupt(self) -> None:
         """Say that nothing is lost."""
@@ -103,67 +110,93 @@ class OptimizeHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Exit status 1 when what stands is below its threshold; jobs are no tests to run again by ``--lf``."""
-        if any(job.below for job in self.run.jobs) and session.exitstatus == pytest.ExitCode.OK:
+        """Exit status 1 when what stands is below its threshold, or what was to be frozen on purpose is not.
+
+        Jobs are no tests to run again by ``--lf``.
+        """
+        self._log.close()
+        missing = self._not_frozen() if self.run.jobs else []
+        self.run.closing_lines += missing
+        if (missing or any(job.below for job in self.run.jobs)) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         memory = getattr(self.run.config.pluginmanager.get_plugin("lfplugin"), "lastfailed", {})
         jobs = {item.nodeid for item in session.items}
         for key in [key for key in memory if str(key) in jobs]:
             del memory[key]
 
-    def _make_jobs(self, session: pytest.Session, metrics: Sequence[Any]) -> list[pytest.Item]:
-        run = self.run
-        _refuse_misuse(run, metrics)
-        prompts = self._prompts()
-        for prompt in prompts:
-            check_writable(prompt.home.snapshot_path("any").parent)
-            for model in {prompt.model or metric.model for metric in metrics}:
-                prompt.find_snapshot(run.runtime, model)  # a file that cannot be read is found before anything is paid
-        for metric in metrics:
-            check_writable(metric.baseline_path.parent)
-            _ = metric.baseline
-        models = list(dict.fromkeys(metric.model for metric in metrics))
-        campaigns: list[Campaign] = []
+    def _not_frozen(self) -> list[str]:
+        """What to say about winners that ``--prompt-freeze`` names and no job froze."""
+        names = self.run.settings.frozen_on_purpose
+        return [line for name in names if (line := terminal.not_frozen_line(name, self.run.jobs))]
+
+    def _make_jobs(self, session: pytest.Session, metrics: Sequence[MetricItem]) -> list[pytest.Item]:
+        campaigns = plan_campaigns(self.run, session, metrics)
         files: dict[Any, PromptFile] = {}
         jobs: list[pytest.Item] = []
-        for model in models:
-            mine = [metric for metric in metrics if metric.model == model]
-            campaign = Campaign(
-                run=run,
-                bench=Bench(session),
-                metrics=mine,
-                prompts=[prompt for prompt in prompts if not prompt.model or model == models[0]],
-                before=tuple(campaigns),
-                waiting=len(models) - len(campaigns) - 1,
-            )
-            campaigns.append(campaign)
-            for prompt in prompts:
-                if prompt.model and model != models[0]:
-                    continue  # it is pinned to a model of its own, and searched by the first campaign
+        for campaign in campaigns:
+            for prompt in campaign.prompts:
                 path = prompt.home.file
                 if path not in files:
                     files[path] = PromptFile.from_parent(session, path=path)
                 name = _job_name(prompt)
-                name = name if len(models) == 1 else f"{name}[{model}]"
+                name = name if len(campaigns) == 1 else f"{name}[{campaign.model}]"
                 jobs.append(
-                    PromptJob.from_parent(files[path], name=name, prompt=prompt, campaign=campaign, model=model)
+                    PromptJob.from_parent(
+                        files[path], name=name, prompt=prompt, campaign=campaign, model=campaign.model
+                    )
                 )
         return jobs
 
-    def _prompts(self) -> list[AnyPrompt]:
-        """The prompts to search: those of this project that ``--prompt`` means and that want to be optimized."""
-        settings = self.run.settings
-        named = [
-            prompt
-            for prompt in _known_prompts(settings).values()
-            if prompt.is_optimized and (not settings.patterns or matches(prompt.name, settings.patterns))
-        ]
-        foreign = [prompt for prompt in named if not prompt.home.file.is_relative_to(settings.rootdir)]
-        if foreign and settings.patterns:
-            raise pytest.UsageError(
-                f"{foreign[0].name} ({foreign[0].home.file}) is outside {settings.rootdir}, where nothing is written"
-            )
-        return [prompt for prompt in named if prompt.home.file.is_relative_to(settings.rootdir)]
+
+def plan_campaigns(run: Run, session: pytest.Session, metrics: Sequence[MetricItem]) -> list[Campaign]:
+    """What is searched on each model.
+
+    Whatever would end the run before it spends anything is found here: misuse, files that cannot be read or written.
+    """
+    _refuse_misuse(run, metrics)
+    prompts = _searched_prompts(run.settings)
+    _refuse_bad_files(run, prompts, metrics)
+    models = list(dict.fromkeys(metric.model for metric in metrics))
+    campaigns: list[Campaign] = []
+    for place, model in enumerate(models):
+        campaign = Campaign(
+            run=run,
+            bench=Bench(session),
+            metrics=[metric for metric in metrics if metric.model == model],
+            # one that is pinned to a model of its own is searched by the first campaign
+            prompts=[prompt for prompt in prompts if not prompt.model or place == 0],
+            before=tuple(campaigns),
+            waiting=len(models) - place - 1,
+        )
+        campaigns.append(campaign)
+    return campaigns
+
+
+def _refuse_bad_files(run: Run, prompts: Sequence[AnyPrompt], metrics: Sequence[MetricItem]) -> None:
+    """Files that cannot be read or written are found before anything is paid."""
+    for prompt in prompts:
+        check_writable(prompt.home.snapshot_path("any").parent)
+        for model in {prompt.model or metric.model for metric in metrics}:
+            if model is not None:
+                prompt.find_snapshot(run.runtime, model)
+    for metric in metrics:
+        check_writable(metric.baseline_path.parent)
+        _ = metric.baseline
+
+
+def _searched_prompts(settings: Settings) -> list[AnyPrompt]:
+    """The prompts to search: those of this project that ``--prompt`` means and that want to be optimized."""
+    named = [
+        prompt
+        for prompt in _known_prompts(settings).values()
+        if prompt.is_optimized and (not settings.patterns or matches(prompt.name, settings.patterns))
+    ]
+    foreign = [prompt for prompt in named if not prompt.home.file.is_relative_to(settings.rootdir)]
+    if foreign and settings.patterns:
+        raise pytest.UsageError(
+            f"{foreign[0].name} ({foreign[0].home.file}) is outside {settings.rootdir}, where nothing is written"
+        )
+    return [prompt for prompt in named if prompt.home.file.is_relative_to(settings.rootdir)]
 
 
 def _known_prompts(settings: Settings) -> dict[str, AnyPrompt]:
@@ -172,7 +205,7 @@ def _known_prompts(settings: Settings) -> dict[str, AnyPrompt]:
     return {**({prompt.name: prompt for prompt in registered_prompts()} if settings.patterns else {}), **own}
 
 
-def _refuse_misuse(run: Run, metrics: Sequence[Any]) -> None:
+def _refuse_misuse(run: Run, metrics: Sequence[MetricItem]) -> None:
     """What ends the session before anything is spent, with exit status 4."""
     settings = run.settings
     if settings.is_blessing:
@@ -258,7 +291,7 @@ def _search(run: Run, job: PromptJob) -> list[JobReport]:
 def _lead(run: Run, job: PromptJob, group: Group) -> list[JobReport]:
     assert run.optimizer is not None
     lines = _Lines(run.config.pluginmanager.get_plugin("terminalreporter"))
-    prompts = _nodeids(run, group) + (f" on {job.model}" if len(run.settings.models) > 1 else "")
+    prompts = nodeids(run, group.prompts) + (f" on {job.model}" if len(run.settings.models) > 1 else "")
     lines.say(terminal.job_heading(prompts, [one.metric.title for one in group.evidence]))
     live = LiveLine(
         lines.say,
@@ -269,19 +302,14 @@ def _lead(run: Run, job: PromptJob, group: Group) -> list[JobReport]:
         max_cost_usd=None if run.is_offline_alone else run.ceiling.max_cost_usd,
         columns=79 if lines.is_mute else run.config.get_terminal_writer().fullwidth - 1,
     )
-    live.begin(job.prompt.name)
     search = Search(
-        run=run,
-        campaign=job.campaign,
-        group=group,
-        optimizer=run.optimizer,
-        model=job.model,
-        say=lines.say,
-        observe=live,
+        run=run, campaign=job.campaign, group=group, optimizer=run.optimizer, model=job.model, say=lines.say
     )
+    run.config.pluginmanager.register(live)
     try:
         reports = search.perform()
     finally:
+        run.config.pluginmanager.unregister(live)
         live.end()
     if reports[0].sealed_after is not None:
         lines.say(terminal.confirm_line(reports[0]))
@@ -290,11 +318,10 @@ def _lead(run: Run, job: PromptJob, group: Group) -> list[JobReport]:
     return reports
 
 
-def _nodeids(run: Run, group: Group) -> str:
-    """The group's prompts as node ids, as the jobs are called."""
+def nodeids(run: Run, prompts: Iterable[AnyPrompt]) -> str:
+    """The prompts as node ids, as their jobs are called."""
     return ", ".join(
-        f"{prompt.home.file.relative_to(run.settings.rootdir).as_posix()}::{_job_name(prompt)}"
-        for prompt in group.prompts
+        f"{prompt.home.file.relative_to(run.settings.rootdir).as_posix()}::{_job_name(prompt)}" for prompt in prompts
     )
 
 

@@ -5,7 +5,7 @@ Collection tells the metrics and imports the modules under test; a search of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,9 @@ from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.prompts.runtime import Standing
 from pytest_promptopt.reports.listing import ListedPrompt, Listing, listing_lines
 from pytest_promptopt.session.blessing import matches
+from pytest_promptopt.session.covering import covered_by
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.session.orphans import is_whole_suite
-from pytest_promptopt.session.reach import reachable_prompts
 
 if TYPE_CHECKING:
     from pytest_promptopt.prompts.base import AnyPrompt
@@ -33,7 +33,11 @@ NO_MODEL = "no model configured"
 
 def refuse_misuse(config: pytest.Config) -> None:
     """A list runs nothing, so nothing that wants a run goes with it."""
-    for option, flag in (("optimize_prompts", "--optimize-prompts"), ("prompt_bless", "--prompt-bless")):
+    for option, flag in (
+        ("optimize_prompts", "--optimize-prompts"),
+        ("prompt_bless", "--prompt-bless"),
+        ("prompt_dry_run", "--prompt-dry-run"),
+    ):
         if config.getoption(option):
             raise pytest.UsageError(f"--prompt-list runs nothing; leave out {flag}, or --prompt-list")
 
@@ -162,7 +166,7 @@ def _paths(config: pytest.Config) -> list[Path]:
 
 
 def _state_words(standing: Standing, frozen: FrozenPrompt | None) -> str:
-    """``frozen 0.906, 64 rows``: what its confirmation gave; ``-`` where the source runs."""
+    """``frozen 0.906, 64 rows``: what its sealed rows gave, confirmed or not; ``-`` where the source runs."""
     if frozen is None:
         return "-"
     confirmation = frozen.provenance.get("confirmation")
@@ -171,7 +175,8 @@ def _state_words(standing: Standing, frozen: FrozenPrompt | None) -> str:
         after, rows = confirmation.get("after"), confirmation.get("rows")
         figures = f" {after:.3f}" if isinstance(after, int | float) else ""
         figures += f", {rows} rows" if isinstance(rows, int) else ""
-    return f"{standing.value}{figures}"
+    doubt = " unconfirmed" if frozen.unconfirmed_reason and standing is not Standing.STALE else ""
+    return f"{standing.value}{doubt}{figures}"
 
 
 def _coverage(
@@ -180,39 +185,6 @@ def _coverage(
     """The metrics of each prompt: what the marker names, else what its baseline saw and what its code can reach."""
     covered: dict[int, list[MetricItem]] = {}
     for metric in metrics:
-        for prompt in _covered_by(metric, prompts, rootdir):
+        for prompt in covered_by(metric, prompts, rootdir):
             covered.setdefault(id(prompt), []).append(metric)
     return covered
-
-
-def _covered_by(metric: MetricItem, prompts: Sequence[AnyPrompt], rootdir: Path) -> list[AnyPrompt]:
-    named = metric.options.prompts
-    if named is not None:
-        return [prompt for prompt in prompts if matches(prompt.name, named)]
-    reached = {id(prompt) for prompt in reachable_prompts(_beginnings(metric), prompts, is_own=_is_own(rootdir))}
-    traced = _traced(metric)
-    return [prompt for prompt in prompts if prompt.name in traced or id(prompt) in reached]
-
-
-def _traced(metric: MetricItem) -> set[str]:
-    """The prompts that its baseline says it called."""
-    try:
-        baseline = metric.baseline
-    except PromptOptError:
-        return set()
-    return set() if baseline is None else set(baseline.prompts)
-
-
-def _beginnings(metric: MetricItem) -> list[object]:
-    """The test's function, its class, and the fixtures that it uses."""
-    fixtures = metric.item._fixtureinfo.name2fixturedefs
-    return [
-        metric.function,
-        *([metric.item.cls] if metric.item.cls else []),
-        *(definition.func for definitions in fixtures.values() for definition in definitions),
-    ]
-
-
-def _is_own(rootdir: Path) -> Callable[[Path], bool]:
-    """Whether a file is the project's own rather than an installed package's."""
-    return lambda file: file.is_relative_to(rootdir) and not {"site-packages", "dist-packages"} & set(file.parts)

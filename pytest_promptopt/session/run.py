@@ -9,7 +9,7 @@ from threading import RLock
 
 import pytest
 
-from pytest_promptopt.errors import PromptOptError
+from pytest_promptopt.errors import PromptOptError, UsageError
 from pytest_promptopt.gate import session_alpha
 from pytest_promptopt.lms.base import LM, AsyncLM
 from pytest_promptopt.lms.ceiling import Ceiling
@@ -23,6 +23,7 @@ from pytest_promptopt.prompts.runtime import Runtime, Shelf
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.records import JobReport, MetricReport, Spending, from_json, to_json
 from pytest_promptopt.session import orphans
+from pytest_promptopt.session.events import EventStream
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.session.misuse import usage_errors
 from pytest_promptopt.session.settings import Settings, read_settings
@@ -48,6 +49,7 @@ class Run:
         self.counted = Counters()
         self.unreported = Spending()
         self.optimizer: Optimizer | None = None
+        self.events = EventStream(config)
         self._registry = Registry(self.settings.catalog, environ=os.environ)
         self._lms: dict[str, LM | AsyncLM] = {}
         self._finding = RLock()  # a hook may ask for another model
@@ -69,12 +71,12 @@ class Run:
 
     @cached_property
     def client(self) -> Client:
-        """The one way to a model."""
+        """The one way to a model, which a dry run closes."""
         settings = self.settings
         return Client(
-            lm_for=self.find_lm,
+            lm_for=_refuse_calling if settings.is_dry_run else self.find_lm,
             models=settings.catalog,
-            store=Store(settings.store),
+            store=None if settings.is_dry_run else Store(settings.store),
             ceiling=self.ceiling,
             mode=settings.mode,
             max_concurrency=settings.concurrency,
@@ -222,3 +224,10 @@ class Run:
         """Let go of connections and files."""
         if "client" in self.__dict__:
             self.client.close()
+
+
+def _refuse_calling(model: str) -> LM:
+    raise UsageError(
+        f"a dry run calls nothing, and {model} was asked before any row ran, by a fixture say. Let what needs replies "
+        "happen in the test, or read them from a file"
+    )

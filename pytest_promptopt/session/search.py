@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from statistics import fmean
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pytest_promptopt.errors import BudgetExhausted
+from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.evaluation.labels import labelled_demos
 from pytest_promptopt.evaluation.statistics import Interval, provable_drop
 from pytest_promptopt.optimizers.base import Optimizer, Outcome, Pair, Row, Task, TunablePrompt
-from pytest_promptopt.optimizers.driver import Allowance, Event, Found, RoundEnded, TrialScored, drive
+from pytest_promptopt.optimizers.driver import Allowance, Event, Found, RoundEnded, RowsScored, TrialScored, drive
 from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
 from pytest_promptopt.prompts.runtime import Snapshot
 from pytest_promptopt.reports import terminal
+from pytest_promptopt.reports.events import Confirmed, MetricRows, SearchEnded, SearchEvent, SearchStarted
 from pytest_promptopt.reports.records import JobReport, Spending
 from pytest_promptopt.session.campaign import Campaign, Group, models_of, own_client_prompts, varies
 from pytest_promptopt.session.confirming import (
@@ -27,14 +30,17 @@ from pytest_promptopt.session.confirming import (
     alpha_for,
     arm_of,
     decide,
+    freeze_on_purpose,
     new_baseline,
+    plain_settings,
     provenance_of,
     raised,
     remember_winners,
-    snapshot_changes,
+    snapshot_texts,
 )
-from pytest_promptopt.session.workbench import Evidence, GroupBench, outcome_of, run_arm
-from pytest_promptopt.snapshots.change import Change, apply
+from pytest_promptopt.session.kept import keep
+from pytest_promptopt.session.workbench import Evidence, GroupBench, JobError, outcome_of, run_arm
+from pytest_promptopt.snapshots.change import Change, apply, compare
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
@@ -47,7 +53,7 @@ MONEY_MARGIN = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """One group's search. ``say`` prints a line, ``observe`` hears the driver's events, ``clock`` counts seconds."""
+    """One group's search. ``say`` prints a line, ``clock`` counts seconds; events go to the run's stream."""
 
     run: Run
     campaign: Campaign
@@ -55,11 +61,21 @@ class Search:
     optimizer: Optimizer
     model: str
     say: Say
-    observe: Callable[[Event], None]
     clock: Callable[[], float] = time.perf_counter
 
     def perform(self) -> list[JobReport]:
         """Search, confirm, write; one report a prompt, the group's first one leading."""
+        try:
+            return self._perform()
+        except (JobError, PromptOptError, BudgetExhausted) as error:
+            self._tell(SearchEnded(outcome="errored", reason=str(error)))
+            raise
+
+    def _tell(self, event: SearchEvent) -> None:
+        prompts = tuple(prompt.name for prompt in self.group.prompts)
+        self.run.events.emit(event, prompts=prompts, model=self.model)
+
+    def _perform(self) -> list[JobReport]:
         start = self.clock()
         snapshots = self._snapshots()
         self._say_rows()
@@ -69,31 +85,73 @@ class Search:
         winner = found.candidate
         source = Candidate({prompt.name: prompt.source for prompt in self.group.prompts})
         incumbent = Candidate({name: snapshot.compiled for name, snapshot in snapshots.items()})
-        decision, alpha = None, None
-        if winner not in (source, incumbent):
-            alpha = alpha_for(winner, self.group.evidence, self.run.settings)
-            decision = self._decide(winner, incumbent, alpha)
-        healed = {} if incumbent == source or (decision and decision.is_frozen) else self._heal(incumbent, decision)
+        rival = source if winner == incumbent and _stands_for_source(snapshots.values()) else incumbent
+        decision, alpha = (None, None) if winner in (source, rival) else self._weigh(winner, rival, incumbent)
         calls = allowance.calls + sum(one.all_calls for one in self.group.evidence)
+        parent = "source" if rival == source else incumbent.digest
+        healed = {} if incumbent == source or (decision and decision.is_frozen) else self._heal(incumbent, decision)
         if decision is not None or healed:
-            parent = "source" if incumbent == source else incumbent.digest
             changes = [] if decision is None else self._changes(found, decision, parent, calls, set(healed))
             written = apply([*changes, *self._healing_changes(healed, incumbent, found, decision)])
             self.run.written += [path.relative_to(self.run.settings.rootdir).as_posix() for path in written]
             self.run.runtime.shelf.forget()
+        kept = "" if decision is None or winner == incumbent else self._keep(found, decision, parent, calls)
         spending = self.run.take_spending(self.clock() - start)
-        return self._reports(found, decision, alpha, snapshots, source, incumbent, spending)
+        reports = self._reports(found, decision, alpha, snapshots, source, incumbent, spending, kept)
+        self._tell(_ended(found, reports))
+        return reports
 
-    def _decide(self, winner: Candidate, incumbent: Candidate, alpha: float) -> Decision:
+    def _weigh(self, winner: Candidate, rival: Candidate, incumbent: Candidate) -> tuple[Decision, float]:
+        """Whether ``winner`` is better than ``rival``, and the level that this needed.
+
+        The rival is the incumbent but where the winner itself was frozen on purpose and may be confirmed by now.
+        """
+        is_wanted = winner.short_name in self.run.settings.frozen_on_purpose
+        alpha = alpha_for(winner, self.group.evidence, self.run.settings)
+        decision = self._decide(winner, rival, alpha, is_on_purpose=is_wanted and winner != incumbent)
+        self._tell_confirmed(decision, winner, rival)
+        if winner == incumbent and not decision.is_frozen:
+            decision = replace(decision, incumbent=decision.winner)  # what stands is the winner, however unproven
+        return decision, alpha
+
+    def _tell_confirmed(self, decision: Decision, winner: Candidate, rival: Candidate) -> None:
+        confirmation = decision.confirmation
+        if confirmation is not None:
+            event = Confirmed(
+                candidate=winner,
+                incumbent=rival,
+                rows=sum(len(arm.rows) for arm in decision.winner.values()),
+                before=confirmation.incumbent,
+                after=confirmation.winner,
+                difference=confirmation.difference,
+                interval=confirmation.interval,
+                p=confirmation.p,
+                alpha=confirmation.alpha,
+                is_proven=confirmation.is_better,
+            )
+            self._tell(event)
+
+    def _keep(self, found: Found, decision: Decision, parent: str, calls: int) -> str:
+        """Let a winner that is not frozen lie where it can be looked at; gives the folder as one would type it."""
+        if decision.is_frozen:
+            return ""
+        settings = self.run.settings
+        texts = self._snapshot_texts(found, decision, parent, calls)
+        files = {path.name: text for path, text in texts.items() if text is not None}
+        folder = keep(settings.store, found.candidate, files)
+        is_inside = folder.is_relative_to(settings.rootdir)
+        return folder.relative_to(settings.rootdir).as_posix() if is_inside else str(folder)
+
+    def _decide(self, winner: Candidate, incumbent: Candidate, alpha: float, *, is_on_purpose: bool) -> Decision:
         """What the sealed rows say about ``winner``, and that it stays unproven where a ceiling comes before they do.
 
         Calls are reserved for them, but their retries are not, and nobody knows beforehand what they will cost.
         """
-        group, varying = self.group, varies(self.group)
+        bench, group, varying = self.campaign.bench, self.group, varies(self.group)
         try:
-            decision = decide(
-                self.campaign.bench, group.evidence, winner=winner, incumbent=incumbent, alpha=alpha, varies=varying
-            )
+            decision = decide(bench, group.evidence, winner=winner, incumbent=incumbent, alpha=alpha, varies=varying)
+            if is_on_purpose and not decision.is_frozen:
+                decision = freeze_on_purpose(bench, group.evidence, decision, winner=winner, varies=varying)
             return self._with_fresh_arms(decision, winner) if decision.is_frozen and varying else decision
         except BudgetExhausted as end:
             self.say(f"  note      {end}")
@@ -154,6 +212,7 @@ class Search:
         source_cost = self.run.client.counters
         known = known_outcomes(self.group.evidence, task.source)
         score = task.mean(task.valset, [known[task.source, row] for row in task.valset]) if task.valset else None
+        self._tell(self._started(task.source, score))
         cost = None if source_cost.has_unknown_cost else source_cost.cost_usd
         if score is not None:
             self.say(terminal.start_line(score, self.campaign.source_calls, cost))
@@ -173,14 +232,40 @@ class Search:
             observer=self._counting_all(self.campaign.source_calls + self.campaign.spent_by_groups),
         )
 
+    def _started(self, source: Candidate, start_score: float | None) -> SearchStarted:
+        settings = self.run.settings
+        return SearchStarted(
+            prompts=tuple(prompt.name for prompt in self.group.prompts),
+            model=self.model,
+            proposer=settings.proposer or self.model,
+            optimizer=settings.optimizer,
+            settings=MappingProxyType(plain_settings(self.optimizer)),
+            seed=settings.seed,
+            split=str(settings.split),
+            metrics=tuple(
+                MetricRows(
+                    metric=one.metric.nodeid,
+                    train=len(one.split.train),
+                    val=len(one.split.val),
+                    sealed=len(one.split.test),
+                )
+                for one in self.group.evidence
+            ),
+            source=source,
+            start_score=start_score,
+            calls=self.campaign.source_calls + self.campaign.spent_by_groups,
+            max_calls=self.run.max_calls,
+        )
+
     def _counting_all(self, calls_before: int) -> Callable[[Event], None]:
-        """The observer, told the run's calls against the run's ceiling instead of the search's own."""
+        """Who tells the driver's events, with the run's calls and its ceiling instead of the search's own."""
 
         def observe(event: Event) -> None:
             if isinstance(event, RoundEnded | TrialScored):
-                most = self.run.max_calls
-                event = replace(event, calls=calls_before + event.calls, max_calls=most)
-            self.observe(event)
+                event = replace(event, calls=calls_before + event.calls, max_calls=self.run.max_calls)
+            elif isinstance(event, RowsScored):
+                event = replace(event, calls=calls_before + event.calls)
+            self._tell(event)
 
         return observe
 
@@ -189,26 +274,29 @@ class Search:
     ) -> list[Change]:
         settings = self.run.settings
         evidence = self.group.evidence
-        if decision.confirmation is None:
-            return []
+        tried = [] if decision.confirmation is None else [found.candidate]
         if not decision.is_frozen:
-            others = [one for one in evidence if one.metric.nodeid not in healed]
-            return [remember_winners(one, [found.candidate], settings) for one in others]
+            others = [one for one in evidence if tried and one.metric.nodeid not in healed]
+            return [remember_winners(one, tried, settings) for one in others]
+        texts = self._snapshot_texts(found, decision, parent, calls)
+        return [  # baselines first: killed in between, the gate fails aloud instead of reading rows that were searched
+            *(new_baseline(one, decision.baseline[one.metric.nodeid], tried, settings) for one in evidence),
+            *(compare(path, text) for path, text in texts.items()),
+        ]
+
+    def _snapshot_texts(self, found: Found, decision: Decision, parent: str, calls: int) -> dict[Path, str | None]:
+        """What the snapshots of the winner say; ``None`` for a prompt that it leaves at its source."""
         provenance = provenance_of(
-            settings=settings,
+            settings=self.run.settings,
             optimizer=self.optimizer,
             found=found,
             decision=decision,
-            evidence=evidence,
+            evidence=self.group.evidence,
             parent=parent,
             calls=calls,
         )
         models = models_of(self.group, self.model)
-        same = {prompt.name: provenance for prompt in self.group.prompts}
-        return [  # baselines first: killed in between, the gate fails aloud instead of reading rows that were searched
-            *(new_baseline(one, decision.baseline[one.metric.nodeid], [found.candidate], settings) for one in evidence),
-            *snapshot_changes(self.group.prompts, models, found.candidate, same),
-        ]
+        return snapshot_texts(self.group.prompts, models, found.candidate, provenance)
 
     def _heal(self, incumbent: Candidate, decision: Decision | None) -> dict[str, Arm]:
         """Sealed scores of what stays frozen, for metrics without: their baseline was deleted, or they are new.
@@ -260,6 +348,7 @@ class Search:
         source: Candidate,
         incumbent: Candidate,
         spending: Spending,
+        kept: str,
     ) -> list[JobReport]:
         outcome, reason = _outcome(found, decision, source, incumbent)
         is_source = incumbent == source and outcome != "frozen"
@@ -280,14 +369,18 @@ class Search:
             p=None if confirmation is None else confirmation.p,
             alpha=alpha,
             candidate=found.candidate.short_name,
+            kept=kept,
             is_cut=found.is_cut,
         )
         if outcome == "unchanged":
-            common = _as_confirmed_before(common, snapshots.values())
+            common = replace(common, unconfirmed=_unconfirmed_reason(snapshots.values()))
+            common = _as_confirmed_before(common, snapshots.values()) if confirmation is None else common
+        elif outcome == "frozen" and decision is not None:
+            common = replace(common, unconfirmed=decision.unconfirmed)
         reports = []
         for place, prompt in enumerate(self.group.prompts):
             snapshot = snapshots[prompt.name]
-            compiled = found.candidate[prompt.name] if outcome == "frozen" else snapshot.compiled
+            compiled = found.candidate[prompt.name] if outcome == "frozen" or kept else snapshot.compiled
             path = snapshot.path.relative_to(self.run.settings.rootdir).as_posix()
             written = outcome == "frozen" and compiled != prompt.source
             reports.append(
@@ -297,10 +390,11 @@ class Search:
                     outcome="kept" if outcome == "frozen" and not written else outcome,
                     reason="its source is best as it is" if outcome == "frozen" and not written else reason,
                     candidate="" if outcome == "frozen" and not written else common.candidate,
+                    unconfirmed="" if outcome == "frozen" and not written else common.unconfirmed,
                     path=path if written or outcome == "unchanged" else "",
                     before=snapshot.compiled.instruction,
                     after=compiled.instruction,
-                    demos=_demo_words(compiled) if written else (),
+                    demos=_demo_words(compiled) if written or kept else (),
                     spending=spending if place == 0 else Spending(),
                     below=self._below(decision, is_source=is_source) if place == 0 else (),
                     leads_group=place == 0,
@@ -341,8 +435,38 @@ def _standing_score(evidence: Evidence, decision: Decision | None, *, is_source:
     return (fmean(scores), f"{len(scores)} {which}") if scores else (None, "")
 
 
+def _ended(found: Found, reports: Sequence[JobReport]) -> SearchEnded:
+    lead = reports[0]
+    outcomes = [report.outcome for report in reports]
+    frozen = next((report for report in reports if report.outcome == "frozen"), lead)
+    return SearchEnded(
+        outcome="frozen" if "frozen" in outcomes else lead.outcome,
+        reason=frozen.reason,
+        unconfirmed=frozen.unconfirmed,
+        candidate=found.candidate,
+        start_score=found.source_score,
+        selected_score=found.score,
+        is_cut=found.is_cut,
+        paths=tuple(report.path for report in reports if report.path),
+    )
+
+
+def _stands_for_source(snapshots: Iterable[Snapshot]) -> bool:
+    """Whether it was frozen on purpose in the source's place, so that the source is what it has to beat.
+
+    Of another snapshot that it replaced, nothing is left to compare it with.
+    """
+    marked = [one.frozen for one in snapshots if one.frozen is not None and one.unconfirmed_reason]
+    return bool(marked) and all(frozen.provenance.get("parent") == "source" for frozen in marked)
+
+
+def _unconfirmed_reason(snapshots: Iterable[Snapshot]) -> str:
+    """Why what is frozen was never proven better; empty where it was, and where it is not in force."""
+    return next((snapshot.unconfirmed_reason for snapshot in snapshots if snapshot.unconfirmed_reason), "")
+
+
 def _outcome(found: Found, decision: Decision | None, source: Candidate, incumbent: Candidate) -> tuple[str, str]:
-    if found.candidate == incumbent != source:
+    if found.candidate == incumbent != source and not (decision and decision.is_frozen):
         return "unchanged", "the search finds what is frozen already"
     if decision is None:
         return "kept", "nothing better than the source was found"

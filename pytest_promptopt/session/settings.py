@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from pytest_promptopt.lms.models import Catalog
 STRICT_CHOICES = ("stale", "orphan", "unrecorded", "unfrozen", "inconclusive")
 DEFAULT_BUDGET = 1_000
 DEFAULT_MAX_COST_USD = 1.00
+AUTO = "auto"
+CHOSEN_BY_AUTO = "reflect-race"
+"""The strategy that ``auto`` stands for; files and reports name it, so that they mean the same when that changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +30,12 @@ class Settings:
     """Everything a session was asked to do. ``budget`` and ``max_cost_usd`` are ``None`` where nothing limits them.
 
     ``has_own_budget`` says that somebody named the budget: then it counts simulators too. A worker of pytest-xdist has
-    its share of what the whole run may spend.
+    its share of what the whole run may spend. ``frozen_on_purpose`` names winners to freeze though nothing proves them.
     """
 
     rootdir: Path
     is_optimizing: bool
+    is_dry_run: bool
     is_ci: bool
     patterns: tuple[str, ...]
     models: tuple[str, ...]
@@ -47,6 +52,7 @@ class Settings:
     mode_reason: str
     has_own_mode: bool
     is_blessing: bool
+    frozen_on_purpose: tuple[str, ...]
     strict: frozenset[str]
     seed: int
     concurrency: int
@@ -78,13 +84,14 @@ def read_settings(config: pytest.Config) -> Settings:
     return Settings(
         rootdir=rootdir,
         is_optimizing=bool(config.getoption("optimize_prompts")),
+        is_dry_run=bool(config.getoption("prompt_dry_run")),
         is_ci=in_ci,
         patterns=tuple(config.getoption("prompt_patterns") or ()),
         models=tuple(dict.fromkeys(config.getoption("prompt_model") or ())),
         environment_model=os.environ.get("PROMPTOPT_MODEL") or None,
         ini_model=config.getini("promptopt_model") or None,
         proposer=config.getoption("prompt_proposer") or config.getini("promptopt_proposer") or None,
-        optimizer=config.getoption("prompt_optimizer") or config.getini("promptopt_optimizer") or "auto",
+        optimizer=_strategy(config.getoption("prompt_optimizer") or config.getini("promptopt_optimizer") or AUTO),
         optimizer_settings=_optimizer_settings(config, tables),
         catalog=_read_catalog(config, tables, share),
         budget=share.of_calls(_read_budget(budget) if budget else DEFAULT_BUDGET),
@@ -94,6 +101,7 @@ def read_settings(config: pytest.Config) -> Settings:
         mode_reason="" if mode else ("CI is set" if default_mode is Mode.REPLAY else ""),
         has_own_mode=bool(mode),
         is_blessing=bool(config.getoption("prompt_bless")),
+        frozen_on_purpose=_read_frozen_on_purpose(config),
         strict=_read_strict(config.getoption("prompt_strict"), config.getini("promptopt_strict"), in_ci),
         seed=_read_int(config, "prompt_seed", "promptopt_seed", 0, least=None),
         concurrency=_read_int(config, "prompt_concurrency", "promptopt_concurrency", 16, least=1),
@@ -214,15 +222,38 @@ def _read_split(config: pytest.Config) -> SplitRule:
     return SplitRule(train=train, val=val, salt=config.getini("promptopt_salt"), most_sealed_keys=int(sealed))
 
 
+def _read_frozen_on_purpose(config: pytest.Config) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(config.getoption("prompt_freeze") or ()))
+    for name in names:
+        if not re.fullmatch("p-[0-9a-f]{4}", name):
+            raise pytest.UsageError(
+                f"--prompt-freeze {name}: the name of a winner that a search kept, such as p-7f3a; "
+                "the search tells it, and .promptopt/kept/ has a folder for each"
+            )
+    if names and not config.getoption("optimize_prompts"):
+        raise pytest.UsageError(
+            f"--prompt-freeze {names[0]} runs the search again that found it: add --optimize-prompts, and whatever "
+            "else that search was started with"
+        )
+    return names
+
+
+def _strategy(name: str) -> str:
+    return CHOSEN_BY_AUTO if name == AUTO else name
+
+
 def _optimizer_settings(config: pytest.Config, tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """``[tool.pytest-promptopt.NAME]`` tables, overridden by ``--prompt-set NAME.key=value``."""
-    settings = {name: dict(table) for name, table in tables.items() if isinstance(table, dict) and name != "models"}
+    settings: dict[str, dict[str, Any]] = {}
+    for name, table in tables.items():
+        if isinstance(table, dict) and name != "models":
+            settings.setdefault(_strategy(name), {}).update(table)
     for assignment in config.getoption("prompt_set") or ():
         name, dot, rest = assignment.partition(".")
         key, equals, value = rest.partition("=")
         if not (dot and equals and name and key):
             raise pytest.UsageError(f"--prompt-set {assignment}: write it as NAME.key=value, such as copro.breadth=5")
-        settings.setdefault(name, {})[key] = value
+        settings.setdefault(_strategy(name), {})[key] = value
     return settings
 
 

@@ -22,6 +22,8 @@ _GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 def finish(run: Run, session: pytest.Session) -> None:
     """Write what was blessed, and let the exit status tell what strictness found. One process does this."""
+    if run.settings.is_dry_run:
+        return
     if run.settings.is_blessing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         _write_blessed(run, session)
     run.strict_findings = _strict_findings(run)
@@ -122,7 +124,8 @@ def _write_jobs(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("optimized prompts")
     table = terminal.job_table(run.jobs, budget=run.max_calls, max_cost_usd=_shown_ceiling_usd(run))
     terminalreporter.write_line(table)
-    for line in terminal.job_notes(run.jobs, written=run.written):
+    is_verbose = run.config.get_verbosity() > 0
+    for line in terminal.job_notes(run.jobs, written=run.written, is_verbose=is_verbose):
         terminalreporter.write_line(line)
 
 

@@ -212,6 +212,7 @@ def _prompt_state(run: Run, item: MetricItem, prompt: AnyPrompt, call: PromptCal
         after=after,
         has_moved=has_moved,
         is_text=prompt.signature.template is not None,
+        unconfirmed=snapshot.unconfirmed_reason,
     )
 
 

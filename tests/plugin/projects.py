@@ -294,8 +294,7 @@ class Desk:
 
     def forget_replies(self) -> None:
         """Throw the local reply store away."""
-        for path in (self.path / ".promptopt").glob("*"):
-            path.unlink()
+        shutil.rmtree(self.path / ".promptopt")
 
     def frozen_files(self) -> dict[str, bytes]:
         """Everything below any ``__prompts__``, by path."""

@@ -145,23 +145,35 @@ class House:
         files = [path for path in self.path.rglob("*") if path.is_file()]
         return {path.relative_to(self.path).as_posix() for path in files if sought in path.read_bytes()}
 
+    def modes_in_store(self) -> dict[str, str]:
+        """The permissions of all that the store's folder holds, by path."""
+        store = self.project / ".promptopt"
+        return {path.relative_to(store).as_posix(): oct(path.stat().st_mode & 0o777) for path in store.rglob("*")}
+
 
 # --- two stories, told once -------------------------------------------------------------------------------------------
 
 STORE = "project/.promptopt/replies.sqlite3"
+LOG = "project/.promptopt/events.jsonl"
+SNAPSHOT = "desk.who@desk.toml"
 HELD_BEFORE = {"project/tickets.jsonl", "project/assistant.py"}
 LOUD = ("-v", "--showlocals", "-rA")
 WORDS = (TICKET, NAME, REPLY, DRAFT)
+UNPROVABLE = ("-o", "promptopt_freeze_alpha=0.0000001")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A run of a story, and where each of the words stood after it, besides the store and where it came from."""
+    """A run of a story, and where each of the words stood after it, besides the store and where it came from.
+
+    ``modes`` are those of everything in the store's folder, by path.
+    """
 
     ran: Ran
     found: dict[str, set[str]]
     store_holds: frozenset[str]
     key_is_in: frozenset[str]
+    modes: dict[str, str]
 
     @property
     def spoken(self) -> set[str]:
@@ -187,6 +199,7 @@ class Story:
             found={word: found for word in WORDS if (found := holders[word] - HELD_BEFORE - {STORE})},
             store_holds=frozenset(word for word in WORDS if STORE in holders[word]),
             key_is_in=frozenset(self.house.holders(KEY)),
+            modes=self.house.modes_in_store(),
         )
 
     def forget(self, *, threshold: str = "0.2") -> None:
@@ -211,6 +224,9 @@ def told(path: Path, server: Server, edge: str) -> dict[str, Step]:
     story.forget()
     story.tell("demos", "--optimize-prompts", "--prompt-optimizer", "labeled-few-shot", *LOUD)
     story.forget()
+    story.tell("kept", "--optimize-prompts", "--prompt-optimizer", "labeled-few-shot", *UNPROVABLE)
+    story.forget()
+    shutil.rmtree(story.house.project / ".promptopt")  # what is in there is told above
     story.steps |= troubled(story.house, server)
     return story.steps
 
@@ -256,7 +272,8 @@ def test_every_run_of_the_story_ended_as_it_was_meant_to(
 ) -> None:
     ended = {name: step.ran.status for name, step in steps.items()}
     errored = dict.fromkeys(troubles, 1)
-    assert ended == {**dict.fromkeys(("plain", "list", "bless", "search", "gate", "demos"), 0), "failing": 1, **errored}
+    green = ("plain", "list", "bless", "search", "gate", "demos", "kept")
+    assert ended == {**dict.fromkeys(green, 0), "failing": 1, **errored}
     assert {name: step.ran.status for name, step in troubles.items()} == errored
     for told_of in (steps, troubles):
         assert "Incorrect API key provided: …. (set DESK_KEY" in " ".join(told_of["wrong key"].ran.said.split())
@@ -293,8 +310,24 @@ def test_the_rows_that_failed_are_shown_and_stand_in_the_report_that_was_asked_f
 
 
 def test_demonstrations_stand_in_the_snapshot_and_their_answers_on_the_screen(steps: Mapping[str, Step]) -> None:
-    assert steps["demos"].found == {word: {"project/__prompts__/desk.who@desk.toml"} for word in (TICKET, NAME)}
+    assert steps["demos"].found == {word: {f"project/__prompts__/{SNAPSHOT}", LOG} for word in (TICKET, NAME)}
     assert steps["demos"].spoken == {NAME}
+
+
+def test_those_of_a_winner_that_is_kept_stand_in_the_stores_folder_alone(steps: Mapping[str, Step]) -> None:
+    (folder,) = {path.split("/")[1] for path in steps["kept"].modes if path.startswith("kept/")}
+    assert steps["kept"].found == {
+        word: {f"project/.promptopt/kept/{folder}/{SNAPSHOT}", LOG} for word in (TICKET, NAME)
+    }
+    assert steps["kept"].spoken == set()
+
+
+def test_what_searches_leave_beside_the_store_is_for_nobody_elses_eyes(steps: Mapping[str, Step]) -> None:
+    modes = steps["kept"].modes
+    kept = {path: mode for path, mode in modes.items() if path.startswith("kept")}
+    assert len(kept) == 3
+    assert {path: "0o600" if path.endswith(".toml") else "0o700" for path in kept} == kept
+    assert modes["events.jsonl"] == "0o600"
 
 
 def test_what_a_provider_refuses_is_not_written_down(steps: Mapping[str, Step], troubles: Mapping[str, Step]) -> None:
