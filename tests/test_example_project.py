@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_promptopt.optimizers.registry import OPTIMIZERS
 from tests.plugin.projects import frozen_files, stray_files, words
 
 EXAMPLE = Path(__file__).parent.parent / "example_project"
@@ -41,6 +42,18 @@ def _assert_met_or_loud(result: pytest.RunResult) -> None:
     """Exit status 0, or 1 with the line that says why."""
     assert result.ret in (0, 1)
     assert (result.ret == 1) == ("BELOW THRESHOLD" in words(result))
+
+
+@pytest.mark.parametrize("strategy", OPTIMIZERS)
+def test_every_strategy_searches_both_steps_of_the_program_on_two_models(example: Any, strategy: str) -> None:
+    result = example.run("--optimize-prompts", "--prompt-optimizer", strategy, *MODELS)
+    _assert_met_or_loud(result)
+    ended = [line.split(maxsplit=1) for line in result.outlines if line.startswith(("  frozen ", "  kept "))]
+    assert len(ended) == 4, "two prompts on each of two models"
+    for outcome, words_of_it in ended:
+        assert words_of_it.startswith("support/__prompts__/prompts." if outcome == "frozen" else ("no", "test_"))
+    frozen = [name for name in frozen_files(example.path) if name.startswith("support/")]
+    assert len(frozen) == sum(outcome == "frozen" for outcome, _ in ended)
 
 
 def test_searched_from_nothing_it_freezes_both_prompts_and_stays_as_it_is(example: Any) -> None:
