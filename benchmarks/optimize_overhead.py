@@ -76,9 +76,9 @@ def pytest_runtestloop():
 """,
 }
 RATIOS = (
-    ("CPU of the search for each LM call", "ours", "dspy", "cpu_us_a_call", "<= 0.15"),
-    ("CPU of the search, warm", "ours, warm", "dspy, warm", "cpu_seconds", "<= 0.10"),
-    ("CPU of the whole process, warm", "ours, warm", "dspy, warm", "process_seconds", ""),
+    ("CPU of the search for each LM call", "ours", "dspy", "cpu_us_a_call", ""),
+    ("CPU of the search, warm", "ours, warm", "dspy, warm", "cpu_seconds", ""),
+    ("CPU of the whole process, warm", "ours, warm", "dspy, warm", "process_seconds", "<= 0.10"),
     ("CPU of the whole process", "ours", "dspy", "process_seconds", ""),
 )
 Cell = dict[str, float]

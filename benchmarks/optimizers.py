@@ -13,7 +13,7 @@ from pathlib import Path
 
 from _measure import HERE, circumstances, say, write_json
 from _optimizers_blocks import EXTRA_TASKS, MAIN_TASKS, TASKS, Block, blocks
-from _optimizers_report import BUDGETS, DEFAULTS, THIRDS, report
+from _optimizers_report import BUDGETS, DEFAULT, THIRDS, report
 from _optimizers_work import Job, key_of, missing, read_records, run_jobs
 
 from pytest_promptopt.lms.offline import MODELS
@@ -86,7 +86,7 @@ def wanted_on(block: Block, who: str, options: argparse.Namespace) -> dict[str, 
     budgets = EXTRA_BUDGETS if block.task in EXTRA_TASKS else options.budgets
     thirds = [third for third, budget in zip(THIRDS, BUDGETS, strict=True) if budget in budgets]
     has_thirds = block.task in MAIN_TASKS
-    return {name: sorted({*budgets, *(thirds if name in DEFAULTS and has_thirds else ())}) for name in chosen}
+    return {name: sorted({*budgets, *(thirds if name == DEFAULT and has_thirds else ())}) for name in chosen}
 
 
 if __name__ == "__main__":
