@@ -54,6 +54,7 @@ class GenerateAndHalve:
                     failures=rng.sample(failures, min(self.max_failures, len(failures))),
                 ),
                 draw=draw,
+                prompt=prompt.name,
             )
             for draw in range(count)
         ]

@@ -14,6 +14,7 @@ from pytest_promptopt.optimizers.base import (
     Completion,
     Evaluate,
     Outcome,
+    Reject,
     Rejection,
     Row,
     Search,
@@ -241,7 +242,7 @@ def test_a_rejected_candidate_never_wins_and_is_named_once_with_its_reason() -> 
     rejection = Rejection(subject=naming("rain", "music"), reason="ZeroDivisionError: division by zero")
     assert ran.found.candidate == task.source
     assert ran.found.rejected == (rejection,)
-    assert ran.events[1:] == [Rejected(rejection=rejection)]
+    assert ran.events[2:] == [Rejected(rejection=rejection)]
 
 
 def test_where_the_answer_is_rejected_the_best_of_the_others_wins() -> None:
@@ -392,12 +393,16 @@ def test_the_observer_hears_what_a_live_line_needs() -> None:
 
     def search(task: Task) -> Search:
         yield on_val(task, naming("rain", "music"))
-        yield Announce(text="1 instruction proposed", round=1, rounds=2, rejected=(refused,))
+        yield Reject(rejected=(refused,))
+        yield Announce(text="1 instruction proposed", round=1, rounds=2)
         return naming("rain", "music")
 
     task = make_task()
-    rows, scored, rejected, ended = run(Scripted(search), task, max_calls=40).events
+    known, rows, scored, rejected, ended = run(Scripted(search), task, max_calls=40).events
     right = [outcome_of(naming("rain", "music"), row).score for row in task.valset]
+    assert isinstance(known, RowsScored)
+    assert (known.candidate, known.rows, known.calls) == (task.source, (*task.trainset, *task.valset), 0)
+    assert known.scores == tuple(outcome_of(task.source, row).score for row in known.rows)
     assert rows == RowsScored(
         candidate=naming("rain", "music"), rows=task.valset, scores=tuple(right), teacher_attempt=None, calls=12
     )
@@ -419,12 +424,14 @@ def test_the_observer_hears_every_reply_of_the_proposer_and_every_row_of_the_tea
     task = make_task()
 
     def search(task: Task) -> Search:
-        yield Complete(completions=(Completion(messages=({"role": "user", "content": "```x```"},), draw=3),))
+        yield Complete(
+            completions=(Completion(messages=({"role": "user", "content": "```x```"},), draw=3, prompt="route"),)
+        )
         yield Trace(pairs=((task.source, task.trainset[0]),), attempt=1)
         return task.source
 
-    proposed, traced = run(Scripted(search), task).events
-    assert proposed == Proposed(text="x", draw=3)
+    _, proposed, traced = run(Scripted(search), task).events
+    assert proposed == Proposed(text="x", draw=3, prompt="route")
     assert isinstance(traced, RowsScored)
     assert (traced.rows, traced.scores, traced.teacher_attempt) == (task.trainset[:1], (1.0,), 1)
 

@@ -119,7 +119,7 @@ def test_where_train_and_val_rows_are_the_same_a_child_runs_on_each_once() -> No
 def test_it_begins_from_the_demos_that_are_there_and_keeps_them() -> None:
     task = make_task()
     shown = CompiledPrompt(instruction="Name the topic.", demos=(task.prompts[0].labelled[1],))
-    winner = run(Gepa(), task.starting_from(Candidate({"route": shown}))).found.candidate["route"]
+    winner = run(Gepa(), replace(task, source=Candidate({"route": shown}))).found.candidate["route"]
     assert winner.demos == shown.demos
     assert winner.instruction != shown.instruction
 
@@ -253,7 +253,7 @@ def test_the_gate_weighs_metrics_as_the_task_does() -> None:
 def test_prompts_take_turns() -> None:
     task = make_task(prompts=("route", "reply"))
     ran = run(Gepa(patience=4), task, proposer=numbered())
-    children = [event.candidate for event in ran.events if isinstance(event, RowsScored)]
+    _, *children = [event.candidate for event in ran.events if isinstance(event, RowsScored)]
     changed = [[name for name in task.source if child[name] != task.source[name]] for child in children]
     assert changed == [["route"], ["reply"], ["route"], ["reply"]]
 

@@ -28,8 +28,8 @@ def rounds_of(ran: Run) -> list[str]:
 
 
 def batches_of(ran: Run) -> list[tuple[Candidate, int]]:
-    """Which candidate ran on how many rows, in order; the model under test alone."""
-    scored = [event for event in ran.events if isinstance(event, RowsScored) and event.teacher_attempt is None]
+    """Which candidate ran on how many rows, in order, after the baseline run; the model under test alone."""
+    _, *scored = [event for event in ran.events if isinstance(event, RowsScored) and event.teacher_attempt is None]
     return [(event.candidate, len(event.rows)) for event in scored]
 
 

@@ -16,7 +16,18 @@ from hypothesis import Phase, settings
 
 from pytest_promptopt.errors import BudgetExhausted, UsageError
 from pytest_promptopt.optimizers.base import Completion, Optimizer, Row, Search, Sizes, Task, TunablePrompt
-from pytest_promptopt.optimizers.evaluating import Scores, Steps, announce, best_of, complete, evaluate, score, trace
+from pytest_promptopt.optimizers.evaluating import (
+    Scores,
+    Steps,
+    announce,
+    best_of,
+    calls_left,
+    complete,
+    evaluate,
+    reject,
+    score,
+    trace,
+)
 from pytest_promptopt.optimizers.proposals import clean_instruction, instructed, sift
 from pytest_promptopt.optimizers.registry import OPTIMIZERS, make_optimizer
 from pytest_promptopt.prompts.candidate import Candidate
@@ -291,6 +302,22 @@ class TakesOpenFences(Honest):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForgetsTheWeights(Honest):
+    def search(self, task: Task, rng: Random) -> Search:
+        best = yield from super().search(replace(task, weights=dict.fromkeys(task.weights, 1.0)), rng)
+        return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivesUpInSilence(Honest):
+    def search(self, task: Task, rng: Random) -> Search:
+        left = yield from calls_left()
+        if left is not None and left < 1 + len(task.valset):
+            return task.source
+        return (yield from super().search(task, rng))
+
+
+@dataclass(frozen=True, kw_only=True)
 class AsksOn(Honest):
     def search(self, task: Task, rng: Random) -> Search:
         try:
@@ -358,7 +385,7 @@ EXACTLY: dict[type[Optimizer], set[str]] = {
         "test_calls_lie_within_what_was_expected_with_its_own_teacher",
         "test_calls_lie_within_what_was_expected_with_a_foreign_teacher",
     },
-    KnowsOneMetric: {"test_metrics_weigh_as_they_are_told"},
+    KnowsOneMetric: {"test_metrics_weigh_as_they_are_told", "test_the_pick_follows_the_weights"},
     TakesSkippedRowsForScores: {"test_rows_without_a_score_are_left_out"},
     TakesRejectedCandidatesForScored: {
         "test_a_candidate_that_makes_the_metric_raise_is_rejected_and_the_search_goes_on"
@@ -369,6 +396,8 @@ EXACTLY: dict[type[Optimizer], set[str]] = {
     },
     TakesAnyLength: {"test_an_enormous_proposal_never_wins"},
     TakesOpenFences: {"test_a_proposal_whose_fence_never_closes_never_wins"},
+    ForgetsTheWeights: {"test_the_pick_follows_the_weights"},
+    GivesUpInSilence: {"test_a_search_that_tries_nothing_says_why"},
     AsksOn: {"test_it_stops_well_wherever_the_budget_ends", "test_it_stops_as_well_inside_other_strategies"},
     WillNotBeClosed: {"test_an_error_of_a_provider_at_any_request_ends_it_and_is_passed_on"},
     GivesHalfAGenerator: {"test_it_stops_as_well_inside_other_strategies"},
@@ -453,6 +482,19 @@ class AsksUntilItHearsSomethingElse(Honest):
         return {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TellsOfRejectionsInTheEnd(Honest):
+    def search(self, task: Task, rng: Random) -> Search:
+        prompt = task.prompts[0]
+        source = prompt.source.instruction
+        asked = [replace(self.ask(prompt, task.source, draw, rng), draw=draw) for draw in range(4)]
+        sifted = sift((yield from complete(asked)), prompt, [source], max_words=100)
+        made = [instructed(task.source, prompt.name, instruction) for instruction in sifted.instructions]
+        scores = yield from score(task, [task.source, *made])
+        yield from reject(sifted.rejected)
+        return best_of(scores)
+
+
 AMONG_OTHERS: dict[type[Optimizer], set[str]] = {
     TossesACoin: {"test_the_same_seed_gives_the_same_search", "test_a_cut_search_is_the_beginning_of_the_whole_one"},
     PeeksAtSealedRows: {"test_no_row_is_asked_for_but_those_of_the_task"},
@@ -462,6 +504,7 @@ AMONG_OTHERS: dict[type[Optimizer], set[str]] = {
     NeedsOtherValRows: {"test_train_and_val_rows_may_be_the_same"},
     AnswersNothing: {"test_the_winner_is_no_worse_than_the_source_on_the_val_rows"},
     EndsWithAnApology: {"test_no_ceiling_is_exceeded_by_one_call", "test_it_stops_well_wherever_the_budget_ends"},
+    TellsOfRejectionsInTheEnd: {"test_every_rejection_is_told_wherever_the_budget_ends"},
     AsksUntilItHearsSomethingElse: {"test_a_proposer_that_repeats_itself_is_survived"},
 }
 
@@ -548,7 +591,7 @@ class AsksForEverythingAtOnce(Honest):
 
 
 def test_a_batch_beyond_the_ceiling_is_refused_before_any_of_it_runs() -> None:
-    assert broken_by(AsksForEverythingAtOnce) == set()
+    assert broken_by(AsksForEverythingAtOnce) == {"test_the_pick_follows_the_weights"}  # it picks nothing
     found = run(AsksForEverythingAtOnce(), make_task(), max_calls=71).found
     assert (found.calls, found.is_cut) == (0, True)
 
@@ -565,7 +608,7 @@ class AnswersWithTheWorst(Honest):
 
 
 def test_an_answer_below_the_source_gives_the_source() -> None:
-    assert broken_by(AnswersWithTheWorst) == set()
+    assert broken_by(AnswersWithTheWorst) == {"test_the_pick_follows_the_weights"}  # it picks nothing
     task = make_task()
     assert run(AnswersWithTheWorst(), task).found.candidate == task.source
 

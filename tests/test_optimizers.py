@@ -80,7 +80,7 @@ def test_demos_that_are_there_stay_where_no_others_come() -> None:
     demo = make_demo(make_rows("train", 2)[1])
     task = make_task(prompts=("route", "reply"), labelled=("reply",))
     shown = CompiledPrompt(instruction=task.source["route"].instruction, demos=(demo,))
-    winner = run(LabeledFewShot(), task.starting_from(task.source.replace("route", shown))).found.candidate
+    winner = run(LabeledFewShot(), replace(task, source=task.source.replace("route", shown))).found.candidate
     assert winner["route"].demos == (demo,)
 
 
@@ -274,7 +274,7 @@ def test_instructions_keep_the_demos_they_were_tried_with() -> None:
     demo = make_demo(make_rows("train", 2)[1])
     task = make_task(labelled=())
     shown = Candidate({"route": CompiledPrompt(instruction=task.source["route"].instruction, demos=(demo,))})
-    winner = run(Copro(breadth=3, depth=1), task.starting_from(shown)).found.candidate
+    winner = run(Copro(breadth=3, depth=1), replace(task, source=shown)).found.candidate
     assert winner["route"].demos == (demo,)
     assert winner != shown
 
@@ -358,17 +358,29 @@ def test_words_of_a_training_input_are_no_instruction_unless_the_source_has_them
     assert guard_of(own, inputs).find_fault("If the train was late again: trains.") == ""
 
 
-def test_words_that_several_training_rows_share_are_no_rows_own() -> None:
+def test_words_that_most_training_rows_share_are_no_rows_own() -> None:
     labels = "one of billing, delivery, device, app, account"
     inputs = [
         ("t-1", labels),
         ("t-2", labels),
+        ("t-3", "nobody knows what this one is about"),
         ("t-2", "the train was late again"),
         ("t-2", "the train was late again"),
     ]
     guard = guard_of(make_task().prompts[0], inputs)
     assert guard.find_fault("Answer with one of billing, delivery, device, app, account.") == ""
     assert guard.find_fault("If the train was late again: trains.") == "copies row t-2"
+
+
+@pytest.mark.parametrize("rows", [("t-1", "t-1#2"), ("t-1", "t-1#2", "t-2", "t-3"), ("tone-1", "t-1", "t-2", "t-3")])
+def test_a_row_that_comes_twice_is_no_less_its_own(rows: tuple[str, ...]) -> None:
+    text = "the train was late again this morning"
+    inputs = [
+        (rows[0], text),
+        (rows[1], text),
+        *((row, f"{row} is about rain, music and much else") for row in rows[2:]),
+    ]
+    assert guard_of(make_task().prompts[0], inputs).find_fault(f"Like {text}.") == f"copies row {rows[0]}"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from pytest_promptopt.optimizers.racing import (
 )
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt
-from tests.optimizer_world import make_task, outcome_of, run
+from tests.optimizer_world import METRIC, make_task, outcome_of, run
 
 many = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -150,4 +151,95 @@ def test_a_clear_win_is_one_on_the_rows_that_set_two_apart(
     mine: list[float], its: list[float | None], is_clear: bool
 ) -> None:
     lanes = [tuple(Outcome(score=score) for score in scores) for scores in (mine, its)]
-    assert clearly_beats(*lanes) is is_clear
+    task = make_task(val=len(mine))
+    assert clearly_beats(task, task.valset, *lanes) is is_clear
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_win_on_the_rows_that_weigh_most_is_no_defeat(mirrored: bool) -> None:
+    task = make_task(val=24, weights={METRIC: 10.0, "test_tone": 0.1})
+    heavy = tuple(Outcome(score=float(row.metric == METRIC)) for row in task.valset)
+    light = tuple(Outcome(score=float(row.metric != METRIC)) for row in task.valset)
+    one, other = (light, heavy) if mirrored else (heavy, light)
+    assert clearly_beats(task, task.valset, one, other) is not mirrored
+
+
+def plain_race(
+    task: Task, contenders: Sequence[Candidate], rounds: Sequence[int], judge: Callable[[Candidate, Row], Outcome]
+) -> dict[Candidate, float]:
+    """The scores of who comes through a race in which nobody stops within the last round."""
+
+    def lane(candidate: Candidate, size: int) -> tuple[Outcome, ...]:
+        return tuple(judge(candidate, row) for row in task.valset[:size])
+
+    alive = [*contenders]
+    for size in rounds:
+        rows = task.valset[:size]
+        scores = {each: task.mean(rows, lane(each, size)) or 0.0 for each in alive}
+        ranked = sorted(alive, key=lambda each: -scores[each])
+        if size == rounds[-1]:
+            return {each: scores[each] for each in ranked}
+        kept = ranked[: halved(len(ranked))]
+        rivals = [task.source, kept[0]]
+        lanes = {each: lane(each, size) for each in (*rivals, *kept)}
+        alive = [each for each in kept if not any(clearly_beats(task, rows, lanes[one], lanes[each]) for one in rivals)]
+    return {}
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(
+    gains=st.lists(st.floats(-0.2, 0.2), min_size=1, max_size=6),
+    source=st.floats(0.3, 0.8),
+    weight=st.sampled_from([None, 1.0, 5.0]),
+    val=st.sampled_from([5, 16, 40]),
+    seed=st.integers(0, 1000),
+)
+def test_who_stops_early_is_never_the_best(
+    gains: list[float], source: float, weight: float | None, val: int, seed: int
+) -> None:
+    task = make_task(val=val, weights=None if weight is None else {METRIC: weight, "test_tone": 1.0})
+    rates = {named(number): source + gain for number, gain in enumerate(gains)} | {task.source: source}
+
+    def judge(candidate: Candidate, row: Row) -> Outcome:
+        luck = Random(f"{seed} {candidate.digest} {row.id}").random()
+        return replace(outcome_of(candidate, row), score=float(luck < rates[candidate]))
+
+    contenders, rounds = [named(number) for number in range(len(gains))], plan_rounds(len(gains), val)
+    strategy = Racing(contenders, rounds)
+    run(strategy, task, judge=judge)
+    plain = plain_race(task, contenders, rounds, judge)
+    start = task.mean(task.valset, [judge(task.source, row) for row in task.valset]) or 0.0
+    reaching = {each: score for each, score in plain.items() if score >= start}
+    finish = strategy.finish
+    if finish is None:
+        assert start == 1.0
+        return
+    through = finish.scores if len(finish.rows) == val else {}
+    assert {each: score for each, score in through.items() if score >= start} == reaching
+    assert [*through][:1] == [*plain][:1] or not reaching
+
+
+def test_in_the_last_round_nobody_runs_on_who_cannot_reach_the_champion() -> None:
+    finish, calls = raced({1: 10}, (32,), source=24)
+    assert (len(finish.rows), [*finish.scores]) == (32, [])
+    assert (calls, [*finish.dropped.values()]) == (24, [10 / 24])
+
+
+def test_who_is_spared_runs_on() -> None:
+    task = make_task(val=32)
+
+    def judge(candidate: Candidate, row: Row) -> Outcome:
+        return replace(outcome_of(candidate, row), score=0.5 if candidate == task.source else 0.2)
+
+    class Sparing(Racing):
+        def search(self, task: Task, rng: object) -> Search:
+            spared = self.contenders[:1]
+            self.finish = yield from race(
+                task, self.contenders, task.valset, self.rounds, champion=task.source, spared=spared
+            )
+            return task.source
+
+    strategy = Sparing([named(1), named(2)], (32,))
+    run(strategy, task, judge=judge)
+    assert strategy.finish is not None
+    assert ([*strategy.finish.scores], [*strategy.finish.dropped]) == ([named(1)], [named(2)])

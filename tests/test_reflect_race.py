@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_promptopt.errors import UsageError
 from pytest_promptopt.optimizers.base import Completion, Outcome, Row, Task
-from pytest_promptopt.optimizers.driver import RoundEnded
+from pytest_promptopt.optimizers.driver import Proposed, RoundEnded
 from pytest_promptopt.optimizers.reflect_race import ReflectRace
 from pytest_promptopt.prompts.candidate import Candidate
-from tests.optimizer_world import Run, make_task, outcome_of, run, sizes_of
+from tests.optimizer_world import METRIC, Run, make_task, outcome_of, run, sizes_of
 
 SMALL = ReflectRace(num_proposals=4, num_demo_sets=2, generations=2, children=3, minibatch_size=6)
 
@@ -117,6 +118,92 @@ def test_each_generation_reflects_on_what_its_parent_failed() -> None:
     assert all("the test said: assert 'unknown' ==" in request for request in asked[:4])
     later = asked[4:]
     assert any("Instructions tried so far with their scores, worst first:" in request for request in later)
+
+
+def weighted() -> Task:
+    """Twelve rows of a metric that decides, and 48 of one that hardly counts."""
+    task = make_task(train=12, val=120, weights={METRIC: 10.0, "test_tone": 0.1}, labelled=())
+    heavy = [row for row in task.valset if row.metric == METRIC][:12]
+    light = [row for row in task.valset if row.metric != METRIC][:48]
+    return replace(task, valset=(*heavy, *light))
+
+
+def long_or_short(completion: Completion) -> str:
+    return f"```\nName the topic{' in one single word please' if completion.draw % 2 else ''}, {completion.draw}.\n```"
+
+
+@pytest.mark.parametrize(
+    ("standard_errors", "short", "wins"), [(0, 8, "long"), (1, 8, "short"), (0, 5, "long"), (1, 5, "long")]
+)
+def test_of_those_near_the_best_the_shortest_wins_and_rows_weigh_as_their_metric(
+    standard_errors: int, short: int, wins: str
+) -> None:
+    task = weighted()
+
+    def judge(candidate: Candidate, row: Row) -> Outcome:
+        is_long = "please" in candidate["route"].instruction
+        right = 4 if candidate == task.source else 9 if is_long else short
+        lost = 10 if is_long else 0
+        is_right = row in (*task.valset[:right], *task.valset[12 + lost :])
+        return replace(outcome_of(candidate, row), score=float(is_right))
+
+    settings = replace(SMALL, num_proposals=2, num_demo_sets=0, standard_errors=standard_errors)
+    found = run(settings, task, proposer=long_or_short, judge=judge).found
+    assert ("please" in found.candidate["route"].instruction) == (wins == "long")
+
+
+@pytest.mark.parametrize("standard_errors", [0, 1])
+def test_rows_that_hardly_count_drop_nobody_early(standard_errors: int) -> None:
+    task = weighted()
+
+    def judge(candidate: Candidate, row: Row) -> Outcome:
+        is_source = candidate == task.source
+        heavy, light = (4, 48) if is_source else (8, 28)
+        place = task.valset.index(row) if row in task.valset else 0
+        return replace(outcome_of(candidate, row), score=float(place < heavy or 12 <= place < 12 + light))
+
+    settings = replace(SMALL, num_demo_sets=0, standard_errors=standard_errors)
+    found = run(settings, task, proposer=numbered(), judge=judge).found
+    assert found.score == pytest.approx((10 * 8 / 12 + 0.1 * 28 / 48) / 10.1)
+
+
+def test_what_is_thrown_away_is_told_though_the_budget_ends_in_the_race() -> None:
+    task = make_task(val=24)
+
+    def proposer(completion: Completion) -> str:
+        return "" if completion.draw % 2 else f"```\nName the topic, {completion.draw}.\n```"
+
+    whole = run(SMALL, task, proposer=proposer, judge=scoring(lambda _: 0.5))
+    for end_at in range(2, whole.world.batches + 1):
+        cut = run(SMALL, task, proposer=proposer, judge=scoring(lambda _: 0.5), end_at=end_at)
+        replies = [event.text for event in cut.events if isinstance(event, Proposed)]
+        assert cut.found.is_cut
+        assert len(cut.found.rejected) == replies.count("") > 0
+
+
+@pytest.mark.parametrize(
+    ("max_calls", "labelled", "words"),
+    [
+        (5, None, "nothing fits into the 5 calls that are left"),
+        (1, (), "nothing fits into the 1 call that is left"),
+    ],
+)
+def test_a_search_that_nothing_fits_into_says_so(max_calls: int, labelled: tuple[str, ...] | None, words: str) -> None:
+    ran = run(SMALL, make_task(val=24, labelled=labelled), max_calls=max_calls)
+    assert (ran.found.calls, [event.text for event in rounds_of(ran)]) == (0, [words])
+
+
+def test_a_search_without_anything_to_try_is_refused_or_says_so() -> None:
+    with pytest.raises(UsageError, match="both 0, so nothing would be tried"):
+        ReflectRace(num_proposals=0, num_demo_sets=0)
+    ran = run(ReflectRace(num_proposals=0), make_task(val=24, adopted=("route",)), max_calls=999)
+    assert [event.text for event in rounds_of(ran)] == ["nothing to try: no prompt takes demos"]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_lies_between_nothing_and_all(share: float) -> None:
+    with pytest.raises(UsageError, match=r"reflect-race\.restart_share must be at"):
+        ReflectRace(restart_share=share)
 
 
 @pytest.mark.parametrize("prompts", [("route",), ("route", "reply")])

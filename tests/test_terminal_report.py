@@ -15,6 +15,7 @@ from pytest_promptopt.optimizers.driver import Rejected, RoundEnded, Trial, Tria
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt
 from pytest_promptopt.reports import terminal
+from pytest_promptopt.reports.events import SearchEnded
 from pytest_promptopt.reports.progress import LiveLine
 from pytest_promptopt.reports.records import JobReport, MetricReport, PromptState, RowReport, Spending
 from pytest_promptopt.reports.words import duration, money
@@ -965,6 +966,27 @@ def test_without_a_terminal_each_round_is_one_line_and_nothing_is_rewritten():
     line.end()
     assert screen.kept == [terminal.round_line(round_ended(1))]
     assert screen.rewritten == []
+
+
+def test_proposals_that_no_round_counted_are_told_when_the_search_ends():
+    screen = Terminal()
+    line = screen.live_line(is_terminal=False)
+    texts = ("copies row t-007", "copies row t-000", "repeated", "repeated")
+    events = [Rejected(rejection=Rejection(subject="Be kind.", reason=reason, has_run=False)) for reason in texts]
+    line(events[0])
+    line(round_ended(1))
+    for event in events[1:]:
+        line(event)
+    line(SearchEnded(outcome="kept"))
+    line(SearchEnded(outcome="kept"))
+    assert [text.strip() for text in screen.kept[1:]] == ["rejected  3 proposals: copies row t-000, 2 repeated"]
+
+
+def test_a_winner_of_fewer_than_all_val_rows_says_so():
+    assert "; chosen on 8 of 34 val rows;" in terminal.outcome_line(
+        replace(KEPT, selected_rows=8, val_rows=34, is_cut=True)
+    )
+    assert "val rows" not in terminal.outcome_line(replace(KEPT, selected_rows=34, val_rows=34))
 
 
 def test_a_kept_line_never_lands_on_the_live_one():

@@ -5,8 +5,8 @@ The order of things, for anyone who writes one:
 1. The driver calls ``search(task, rng)`` once. ``task.source`` is where every search starts; its scores on train and
    val rows are already known, so asking for them again costs nothing.
 2. The generator yields one request at a time: :class:`Evaluate`, :class:`Trace`, :class:`Complete`,
-   :class:`CallsLeft`, :class:`Announce`. What ``yield`` returns is written at each of them, in the order of what was
-   asked.
+   :class:`CallsLeft`, :class:`Reject`, :class:`Announce`. What ``yield`` returns is written at each of them, in the
+   order of what was asked.
 3. It returns the candidate it believes in. The driver confirms that one on rows that no optimizer ever sees.
 
 It never calls a model, a clock, a file or a thread, and takes all randomness from ``rng``; so the same task and seed
@@ -21,7 +21,7 @@ under this candidate but not under the source; :meth:`Task.mean` knows the diffe
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol, TypeAlias
 
@@ -80,11 +80,15 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One request to the proposer. ``draw`` tells identical requests apart where ``temperature`` is not 0."""
+    """One request to the proposer. ``draw`` tells identical requests apart where ``temperature`` is not 0.
+
+    ``prompt`` names the prompt that it writes for, and is empty where it writes for none.
+    """
 
     messages: tuple[Message, ...]
     temperature: float = 1.0
     draw: int = 0
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,16 +111,19 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announce:
-    """Tell the reader that a round ended, in a few words ("6 instructions proposed, 1 rejected") → ``None``.
+class Reject:
+    """Tell which proposals are thrown away, before anything else is asked: the budget may end there → ``None``."""
 
-    ``rejected`` holds the proposals that the round threw away, for whoever wants to read them.
-    """
+    rejected: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announce:
+    """Tell the reader that a round ended, in a few words ("6 instructions proposed, 1 rejected") → ``None``."""
 
     text: str
     round: int
     rounds: int
-    rejected: tuple[Rejection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +134,7 @@ class CallsLeft:
     """
 
 
-Request: TypeAlias = Evaluate | Trace | Complete | CallsLeft | Announce
+Request: TypeAlias = Evaluate | Trace | Complete | CallsLeft | Reject | Announce
 Response: TypeAlias = tuple[Outcome, ...] | tuple[str, ...] | int | None
 Search: TypeAlias = Generator[Request, Response, Candidate]
 
@@ -175,14 +182,15 @@ class Task:
     max_calls: int | None = None
     calls_on_valset: int | None = None
 
-    def starting_from(self, candidate: Candidate) -> Task:
-        """The same task, started at ``candidate``."""
-        return replace(self, source=candidate)
-
     @property
     def takes_demos(self) -> bool:
         """Whether any of its prompts can show demonstrations."""
         return any(prompt.takes_demos for prompt in self.prompts)
+
+    @property
+    def calls_per_row(self) -> float:
+        """Calls that one val row takes, on average; one for each prompt where nobody knows."""
+        return self.calls_on_valset / len(self.valset) if self.calls_on_valset else len(self.prompts)
 
     def find_fault(self, candidate: Candidate) -> str:
         """Why ``candidate`` cannot run, with the name of the prompt; empty when it can."""
@@ -209,7 +217,9 @@ class Sizes:
 
     ``labelled_rows`` are the train rows that make demos, ``calls_per_row`` the prompt calls of one program run.
     ``takes_demos``: one prompt at least can show some, as an adopted text cannot. ``is_own_teacher``: the model under
-    test bootstraps, so its traces of the source are known from the baseline.
+    test bootstraps, so its traces of the source are known from the baseline. ``calls_on_trainset`` and
+    ``calls_on_valset`` are what one run over all these rows takes at most, where that is known to be less than
+    ``calls_per_row`` for each: metrics may share calls, and some rows call fewer prompts.
     """
 
     train_rows: int
@@ -219,6 +229,18 @@ class Sizes:
     calls_per_row: int = 1
     is_own_teacher: bool = True
     takes_demos: bool = True
+    calls_on_trainset: int | None = None
+    calls_on_valset: int | None = None
+
+    @property
+    def training(self) -> int:
+        """Calls of one run over all train rows."""
+        return self.train_rows * self.calls_per_row if self.calls_on_trainset is None else self.calls_on_trainset
+
+    @property
+    def validation(self) -> int:
+        """Calls of one run over all val rows."""
+        return self.val_rows * self.calls_per_row if self.calls_on_valset is None else self.calls_on_valset
 
 
 class Optimizer(Protocol):

@@ -43,9 +43,9 @@ class BootstrapFewShot:
         """Traces until enough succeed (none of the first round when they are known), and one run over the val rows."""
         if not sizes.takes_demos:
             return 0, 0
-        validation = sizes.val_rows * sizes.calls_per_row
+        validation = sizes.validation
         paid_rounds = self.max_rounds - sizes.is_own_teacher if self.max_bootstrapped_demos else 0
         needed = 0 if sizes.is_own_teacher else min(self.max_bootstrapped_demos, sizes.train_rows) * sizes.calls_per_row
         has_labels = bool(sizes.labelled_rows and self.max_labeled_demos)
         fewest = needed + (validation if has_labels else 0)
-        return fewest, paid_rounds * sizes.train_rows * sizes.calls_per_row + validation
+        return fewest, paid_rounds * sizes.training + validation

@@ -15,7 +15,7 @@ from random import Random
 
 from pytest_promptopt.optimizers.base import Row, Search, Sizes, Task
 from pytest_promptopt.optimizers.bayesian import Choice, Chooser
-from pytest_promptopt.optimizers.demos import DemoSet, SetDrawer, trace_successes
+from pytest_promptopt.optimizers.demos import PLAIN_SETS, DemoSet, SetDrawer, Shelves, trace_successes
 from pytest_promptopt.optimizers.evaluating import (
     Steps,
     announce,
@@ -26,16 +26,9 @@ from pytest_promptopt.optimizers.evaluating import (
     score,
 )
 from pytest_promptopt.prompts.candidate import Candidate
-from pytest_promptopt.prompts.compiled import CompiledPrompt
-
-PLAIN_SETS = 3
-"""Zero-shot, labelled rows only, and the first traces that succeeded."""
 
 REASKS = 8
 """How often a combination that came before is told to the study again, before any other is taken instead."""
-
-Shelves = Mapping[str, tuple[CompiledPrompt, ...]]
-"""Prompt name → the prompt with each of its demo sets, as the source has it first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +106,8 @@ class BootstrapOptuna:
         has_labels = bool(sizes.labelled_rows and self.max_labeled_demos)
         if not sizes.takes_demos or not (has_labels or (sizes.train_rows and self.max_bootstrapped_demos)):
             return 0, 0
-        validation = sizes.val_rows * sizes.calls_per_row
-        training = sizes.train_rows * sizes.calls_per_row
+        validation = sizes.validation
+        training = sizes.training
         traced_rounds = self.max_rounds if self.max_bootstrapped_demos else 0
         fewest_traces = training if traced_rounds and not sizes.is_own_teacher else 0
         most_traces = training * max(0, traced_rounds - sizes.is_own_teacher)

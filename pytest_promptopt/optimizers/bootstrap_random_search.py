@@ -70,8 +70,8 @@ class BootstrapRandomSearch:
         """
         if not sizes.takes_demos:
             return 0, 0
-        validation = sizes.val_rows * sizes.calls_per_row
-        training = sizes.train_rows * sizes.calls_per_row
+        validation = sizes.validation
+        training = sizes.training
         paid_rounds = self.max_rounds - sizes.is_own_teacher if self.max_bootstrapped_demos else 0
         has_labels = bool(sizes.labelled_rows and self.max_labeled_demos)
         fewest = training * min(1, paid_rounds if not sizes.is_own_teacher else 0) + validation * has_labels

@@ -74,7 +74,7 @@ class Copro:
             candidates = [instructed(best, prompt.name, instruction) for instruction in sifted.instructions]
             scores.update((yield from score(task, candidates)))
             text = summarise(sifted, target=f" for {prompt.name}" if len(task.prompts) > 1 else "")
-            yield from announce(text, round=number + 1, rounds=rounds, rejected=sifted.rejected)
+            yield from announce(text, round=number + 1, rounds=rounds)
         return best_of(scores)
 
     def rounds(self, task: Task) -> int:
@@ -122,7 +122,7 @@ class Copro:
             attempts=attempts,
             failures=rng.sample(failures, min(self.max_failures, len(failures))),
         )
-        return Completion(messages=messages, temperature=self.init_temperature, draw=draw)
+        return Completion(messages=messages, temperature=self.init_temperature, draw=draw, prompt=prompt.name)
 
     def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
         """Proposals, their runs over the val rows, and a run over the train rows whenever the best has changed.
@@ -132,8 +132,7 @@ class Copro:
         """
         proposals = sizes.prompts * (self.breadth * self.depth - 1)
         trainings = sizes.prompts * self.depth - 1
-        rows = proposals * sizes.val_rows + trainings * sizes.train_rows
-        return self.breadth - 1, proposals + rows * sizes.calls_per_row
+        return self.breadth - 1, proposals * (1 + sizes.validation) + trainings * sizes.training
 
 
 def _attempts_on(name: str, scores: Mapping[Candidate, float]) -> tuple[Attempt, ...]:

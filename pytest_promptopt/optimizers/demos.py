@@ -14,6 +14,12 @@ from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
 DemoSet = Mapping[str, tuple[Demo, ...]]
 """Prompt name → its demos."""
 
+Shelves = Mapping[str, tuple[CompiledPrompt, ...]]
+"""Prompt name → the prompt with each of its demo sets, as the source has it first."""
+
+PLAIN_SETS = 3
+"""Zero-shot, labelled rows only, and the first traces that succeeded."""
+
 SMALLEST_BATCH = 8
 REDRAWS = 20
 """How often a set that came up before is drawn anew: few rows make few sets."""

@@ -25,6 +25,7 @@ from pytest_promptopt.optimizers.base import (
     Optimizer,
     Outcome,
     Pair,
+    Reject,
     Rejection,
     Request,
     Response,
@@ -74,7 +75,7 @@ class Allowance:
 
     def spend(self) -> None:
         """Count one call that is about to be made. Raises ``BudgetExhausted`` when it is one too many."""
-        if self._reason_to_stop is not None and (reason := self._reason_to_stop()):
+        if reason := self.reason_to_stop():
             raise BudgetExhausted(reason)
         if self._pid != os.getpid():  # in a forked child, whoever held the lock exists in the parent only
             self._lock, self._pid = Lock(), os.getpid()
@@ -82,6 +83,10 @@ class Allowance:
             if not self.covers(1):
                 raise BudgetExhausted(f"the search may make {self.max_calls} calls and has made them")
             self._calls += 1
+
+    def reason_to_stop(self) -> str:
+        """Why no further call may be made, whatever is left; empty as long as there is none."""
+        return "" if self._reason_to_stop is None else self._reason_to_stop()
 
     @property
     def calls(self) -> int:
@@ -141,8 +146,8 @@ class Rejected:
 class RowsScored:
     """A candidate ran on rows, whose scores are in the order of ``rows``; ``None`` is no score.
 
-    ``teacher_attempt`` counts from 0 where the teacher ran it, to bootstrap from, and is ``None`` for the model under
-    test.
+    The first one has what the baseline run knows of the source. ``teacher_attempt`` counts from 0 where the teacher ran
+    it, to bootstrap from, and is ``None`` for the model under test.
     """
 
     candidate: Candidate
@@ -154,10 +159,14 @@ class RowsScored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposed:
-    """What the proposer replied to one request, before anybody looked whether it is of use."""
+    """What the proposer replied to one request, before anybody looked whether it is of use.
+
+    ``prompt`` is the one that the request writes for, if any.
+    """
 
     text: str
     draw: int
+    prompt: str = ""
 
 
 Event: TypeAlias = TrialScored | RoundEnded | Rejected | RowsScored | Proposed
@@ -217,6 +226,7 @@ def drive(
     calls_before = allowance.calls
     task = guarded(task, known)
     ledger = _Ledger(task, workbench, allowance, known, calls_per_row, observer)
+    ledger.tell_what_is_known()
     start = ledger.score_source()
     answer, is_cut = (task.source, False) if start.score >= 1.0 else _converse(optimizer.search(task, rng), ledger)
     verdict, is_short = ledger.judge(answer)
@@ -322,6 +332,11 @@ class _Ledger:
         self.rejected: list[Rejection] = []
         self.start_score = 0.0
 
+    def tell_what_is_known(self) -> None:
+        """Say how the source did in the baseline run, which nobody pays for again."""
+        pairs = [(self.task.source, row) for row in (*self.task.trainset, *self.task.valset)]
+        self.note_rows({pair: self.outcomes[pair] for pair in pairs if pair in self.outcomes}, teacher_attempt=None)
+
     def score_source(self) -> Trial:
         """Put the source down as the first trial."""
         rows = self.task.valset
@@ -345,10 +360,16 @@ class _Ledger:
                 return self.complete(request.completions)
             case CallsLeft():
                 return self.allowance.remaining
+            case Reject():
+                for rejection in request.rejected:
+                    self.reject(rejection)
+                return None
             case Announce():
                 self.announce(request)
                 return None
-        raise TypeError(f"an optimizer yields Evaluate, Trace, Complete, CallsLeft or Announce, not {request!r}")
+        raise TypeError(
+            f"an optimizer yields Evaluate, Trace, Complete, CallsLeft, Reject or Announce, not {request!r}"
+        )
 
     def evaluate(self, pairs: Sequence[Pair]) -> tuple[Outcome, ...]:
         self.check(pairs)
@@ -380,12 +401,10 @@ class _Ledger:
             raise BudgetExhausted(f"{len(completions)} completions do not fit into the calls that are left")
         texts = tuple(self.workbench.complete(completions)) if completions else ()
         for completion, text in zip(completions, texts, strict=True):
-            self.observer(Proposed(text=text, draw=completion.draw))
+            self.observer(Proposed(text=text, draw=completion.draw, prompt=completion.prompt))
         return texts
 
     def announce(self, announce: Announce) -> None:
-        for rejection in announce.rejected:
-            self.reject(rejection)
         self.observer(
             RoundEnded(
                 text=announce.text,
@@ -424,7 +443,7 @@ class _Ledger:
             raise BudgetExhausted(f"{len(pairs)} rows with about {calls} calls do not fit into the calls that are left")
 
     def note_rows(self, outcomes: Mapping[Pair, Outcome], *, teacher_attempt: int | None) -> None:
-        """Say how each candidate did on the rows that it just ran on."""
+        """Say how each candidate did on its rows."""
         ran: dict[Candidate, list[tuple[Row, float | None]]] = {}
         for (candidate, row), outcome in outcomes.items():
             ran.setdefault(candidate, []).append((row, outcome.score))

@@ -19,6 +19,7 @@ from pytest_promptopt.optimizers.base import (
     Evaluate,
     Outcome,
     Pair,
+    Reject,
     Rejection,
     Request,
     Response,
@@ -31,6 +32,9 @@ from pytest_promptopt.prompts.candidate import Candidate
 ResultT = TypeVar("ResultT")
 Steps: TypeAlias = Generator[Request, Response, ResultT]
 Scores: TypeAlias = Mapping[Candidate, float]
+
+ROUNDING = 1e-9
+"""The means of the same scores in another order differ by less."""
 
 
 def evaluate(pairs: Iterable[Pair]) -> Steps[tuple[Outcome, ...]]:
@@ -53,9 +57,15 @@ def calls_left() -> Steps[int | None]:
     return cast("int | None", (yield CallsLeft()))
 
 
-def announce(text: str, *, round: int, rounds: int, rejected: tuple[Rejection, ...] = ()) -> Steps[None]:
+def reject(rejected: Iterable[Rejection]) -> Steps[None]:
+    """Tell which proposals are thrown away, if any are."""
+    if rejected := tuple(rejected):
+        yield Reject(rejected=rejected)
+
+
+def announce(text: str, *, round: int, rounds: int) -> Steps[None]:
     """Tell the reader that a round ended."""
-    yield Announce(text=text, round=round, rounds=rounds, rejected=rejected)
+    yield Announce(text=text, round=round, rounds=rounds)
 
 
 def score(task: Task, candidates: Iterable[Candidate]) -> Steps[Scores]:
@@ -86,6 +96,17 @@ def require_at_least(name: str, value: float, least: float) -> None:
     """Refuse a setting below ``least``; ``name`` is ``optimizer.key``."""
     if value < least:
         raise UsageError(f"{name} must be at least {least}, not {value}: --prompt-set {name}={least}")
+
+
+def require_at_most(name: str, value: float, most: float) -> None:
+    """Refuse a setting above ``most``; ``name`` is ``optimizer.key``."""
+    if value > most:
+        raise UsageError(f"{name} must be at most {most}, not {value}: --prompt-set {name}={most}")
+
+
+def nothing_fits(calls: int) -> str:
+    """What a search announces that cannot try anything for want of calls."""
+    return f"nothing fits into the {counted(calls, 'call')} that {'is' if calls == 1 else 'are'} left"
 
 
 def counted(count: int, noun: str) -> str:

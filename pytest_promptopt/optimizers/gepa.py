@@ -30,6 +30,7 @@ from pytest_promptopt.optimizers.base import (
     TunablePrompt,
 )
 from pytest_promptopt.optimizers.evaluating import (
+    ROUNDING,
     Steps,
     announce,
     best_of,
@@ -37,9 +38,10 @@ from pytest_promptopt.optimizers.evaluating import (
     counted,
     is_perfect,
     listed,
+    nothing_fits,
     require_at_least,
 )
-from pytest_promptopt.optimizers.gepa_pool import ROUNDING, Pool, deal, sample_contested
+from pytest_promptopt.optimizers.gepa_pool import Pool, deal, sample_contested
 from pytest_promptopt.optimizers.proposals import (
     ask_for_instruction,
     find_failures,
@@ -91,7 +93,7 @@ class Gepa:
         pool = Pool(task)
         yield from pool.enter(task.source)
         yield from pool.run(task.source, task.trainset)
-        pool.planned_calls = self.max_evaluations * len(task.valset) * pool.calls_per_run
+        pool.planned_calls = self.max_evaluations * len(task.valset) * task.calls_per_row
         return (yield from _Reflection(self, pool, rng).go())
 
     def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
@@ -118,9 +120,9 @@ class _Journal:
     def close(self, rounds: int, ending: str) -> Steps[None]:
         """Announce it, and begin the next round."""
         self.round += 1
-        text, rejected = "; ".join([*self._sentences(), *filter(None, [ending])]), tuple(self.rejected)
+        text = "; ".join([*self._sentences(), *filter(None, [ending])])
         self._begin()
-        yield from announce(text, round=self.round, rounds=max(rounds, self.round), rejected=rejected)
+        yield from announce(text, round=self.round, rounds=max(rounds, self.round))
 
     def _sentences(self) -> Iterable[str]:
         if self.proposals:
@@ -215,7 +217,8 @@ class _Reflection:
                 continue
             runs = len(unknown) + len({*minibatch, *self.task.valset})
             if not (yield from self.pool.affords(runs=runs, proposals=1)):
-                self.ending = "the calls left are too few for another"
+                left = yield from self.pool.calls_left()
+                self.ending = "the calls left are too few for another" if self.proposals else nothing_fits(int(left))
                 return ()
             outcomes = yield from self.pool.run(parent, minibatch)
             if parent not in self.pool.scores:
@@ -246,7 +249,7 @@ class _Reflection:
             failures=find_failures(prompt.name, rows),
         )
         temperature = self.settings.init_temperature
-        completion = Completion(messages=messages, temperature=temperature, draw=self.proposals)
+        completion = Completion(messages=messages, temperature=temperature, draw=self.proposals, prompt=prompt.name)
         self._count_proposal()
         tried = self._tried(parent, prompt.name)
         sifted = yield from propose(prompt, [completion], tried, max_words=self.settings.max_words)

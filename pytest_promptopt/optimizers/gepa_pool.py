@@ -8,12 +8,9 @@ from itertools import combinations
 from random import Random
 
 from pytest_promptopt.optimizers.base import Outcome, Pair, Row, Task
-from pytest_promptopt.optimizers.evaluating import Steps, calls_left, evaluate
+from pytest_promptopt.optimizers.evaluating import ROUNDING, Steps, calls_left, evaluate
 from pytest_promptopt.optimizers.pareto import Front, find_front
 from pytest_promptopt.prompts.candidate import Candidate
-
-ROUNDING = 1e-9
-"""The means of the same scores in another order differ by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +34,6 @@ class Pool:
         self.scores: dict[Candidate, float] = {}
         self.parents: dict[Candidate, tuple[Candidate, ...]] = {}
         self.unfit: set[Candidate] = set()
-        self.calls_per_run = calls_per_run(task)
         self.planned_calls = 0.0
 
     def run(self, candidate: Candidate, rows: Iterable[Row]) -> Steps[tuple[Outcome, ...]]:
@@ -47,7 +43,7 @@ class Pool:
         if unknown:
             outcomes = yield from evaluate((candidate, row) for row in unknown)
             self.outcomes.update(zip(((candidate, row) for row in unknown), outcomes, strict=True))
-            self.planned_calls -= len(unknown) * self.calls_per_run
+            self.planned_calls -= len(unknown) * self.task.calls_per_row
             if any(outcome.is_rejected for outcome in outcomes):
                 self.unfit.add(candidate)
                 self.scores.pop(candidate, None)
@@ -67,9 +63,12 @@ class Pool:
 
     def affords(self, *, runs: int, proposals: int = 0) -> Steps[bool]:
         """Whether so many rows and proposals fit into the plan and into the budget."""
-        calls = proposals + runs * self.calls_per_run
+        return proposals + runs * self.task.calls_per_row <= (yield from self.calls_left())
+
+    def calls_left(self) -> Steps[float]:
+        """What the plan or the budget leaves, whichever is less."""
         left = yield from calls_left()
-        return calls <= self.planned_calls and (left is None or calls <= left)
+        return self.planned_calls if left is None else min(self.planned_calls, left)
 
     def front(self, *, without: Collection[Candidate] = ()) -> Front[Candidate]:
         """The per-row Pareto front of the members."""
@@ -126,11 +125,6 @@ class Pool:
         worst = min(self.scores[one], self.scores[other])
         shared = (each for each in lines[0] if each in lines[1])
         return next((each for each in shared if each in self.scores and self.scores[each] <= worst), None)
-
-
-def calls_per_run(task: Task) -> float:
-    """Calls of one row, on average; one where nobody knows."""
-    return task.calls_on_valset / len(task.valset) if task.calls_on_valset else 1.0
 
 
 def deal(rows: tuple[Row, ...], size: int, rng: Random) -> Iterator[tuple[Row, ...]]:

@@ -14,6 +14,10 @@ COPIED_WORDS = 5
 """So many words in a row, taken from a training input, are a copy rather than a lesson."""
 
 
+FEWEST_SHARING = 3
+"""Of fewer rows nobody can tell what most of them share."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
     """Placeholders that an instruction keeps, and runs of words it does not contain, each with the row it is from."""
@@ -35,21 +39,28 @@ NO_GUARD = Guard()
 def make_guard(signature: Signature, source: CompiledPrompt, train_inputs: Iterable[tuple[str, str]]) -> Guard:
     """A guard against copies of ``train_inputs`` (row id, text), save for words that the source instruction has itself.
 
-    A text that several rows share, such as a list of labels or a policy, is no row's own and may be repeated.
+    A text that most rows share, such as a list of labels or a policy, is no row's own and may be repeated; one that
+    only some share, because a row comes twice or in a second metric, is as much theirs as any.
     """
-    rows: dict[str, set[str]] = {}
+    rows: dict[str, dict[str, None]] = {}
     for row, text in train_inputs:
-        rows.setdefault(text, set()).add(row)
-    shared = {run for text, ids in rows.items() if len(ids) > 1 for run in _runs(text)}
-    free = shared.union(_runs(source.instruction))
-    own = ((row, text) for text, ids in rows.items() if len(ids) == 1 for row in ids)
+        rows.setdefault(text, {})[row] = None
+    shared = _shared_by_most(rows)
+    free = {run for text in shared for run in _runs(text)}.union(_runs(source.instruction))
     copied: dict[tuple[str, ...], str] = {}
-    for row, text in own:
-        for run in _runs(text):
+    for text, ids in rows.items():
+        for run in _runs(text) if text not in shared else ():
             if run not in free:
-                copied.setdefault(run, row)
+                copied.setdefault(run, next(iter(ids)))
     is_adopted = signature.template is not None  # an adopted text checks its own placeholders
     return Guard(placeholders=() if is_adopted else find_placeholders(signature, source), copied=copied)
+
+
+def _shared_by_most(rows: Mapping[str, Iterable[str]]) -> set[str]:
+    """The texts, of those given with their rows, that more than half of three rows or more have."""
+    ids = {text: {*each} for text, each in rows.items()}
+    total = len(set().union(*ids.values()))
+    return {text for text, each in ids.items() if total >= FEWEST_SHARING and 2 * len(each) > total}
 
 
 def find_placeholders(signature: Signature, source: CompiledPrompt) -> tuple[str, ...]:

@@ -33,5 +33,5 @@ class LabeledFewShot:
 
     def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
         """One run over the val rows, if there are labels."""
-        calls = sizes.val_rows * sizes.calls_per_row if sizes.labelled_rows else 0
+        calls = sizes.validation if sizes.labelled_rows else 0
         return calls, calls

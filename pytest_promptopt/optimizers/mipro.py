@@ -21,7 +21,7 @@ from random import Random
 
 from pytest_promptopt.optimizers.base import Outcome, Row, Search, Sizes, Task
 from pytest_promptopt.optimizers.bayesian import Choice, Chooser
-from pytest_promptopt.optimizers.demos import DemoSet, SetDrawer, trace_successes
+from pytest_promptopt.optimizers.demos import PLAIN_SETS, DemoSet, SetDrawer, Shelves, trace_successes
 from pytest_promptopt.optimizers.evaluating import (
     Steps,
     announce,
@@ -30,14 +30,12 @@ from pytest_promptopt.optimizers.evaluating import (
     counted,
     evaluate,
     is_perfect,
+    nothing_fits,
     require_at_least,
 )
-from pytest_promptopt.optimizers.mipro_proposals import GroundedProposer, Grounds, Proposals, Shelves
+from pytest_promptopt.optimizers.mipro_proposals import GroundedProposer, Grounds, Proposals
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt
-
-PLAIN_SETS = 3
-"""Zero-shot, labelled rows only, and the first traces that succeeded."""
 
 SMALLEST_SEARCH = 6
 """Candidates of the smallest search, which a short budget gives fewer trials: DSPy's ``light``."""
@@ -45,12 +43,12 @@ SMALLEST_SEARCH = 6
 SMALLEST_MINIBATCH = 10
 """Rows under which a mean says next to nothing."""
 
-REDRAWS = 20
+MOST_REPEATS = 20
 """So many combinations in a row with nothing left to learn are answered from what is known; then a round ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TrialPlan:
     """What one search sets out to do; ``instructions`` counts the source's.
 
     ``is_grounded``: the proposer looks around before it proposes.
@@ -111,12 +109,16 @@ class Mipro:
     def search(self, task: Task, rng: Random) -> Search:
         """Make demo sets, then instructions, then try combinations of them, a few at a time."""
         found = yield from self._trace(task, self._plan(task, task.max_calls), rng)
-        plan = self._plan(task, (yield from calls_left()))
+        left = yield from calls_left()
+        plan = self._plan(task, left)
+        if left is not None and not plan.trials:
+            yield from announce(nothing_fits(left), round=1, rounds=1)
+            return task.source
         rounds = 2 + ceil(plan.trials / self.minibatch_full_eval_steps)
         shelves = self._draw_sets(task, found, plan, rng)
         yield from announce(_summarise_sets(found, shelves), round=1, rounds=rounds)
         proposals = yield from self._propose(task, shelves, plan, rng)
-        yield from announce(proposals.text, round=2, rounds=rounds, rejected=proposals.rejected)
+        yield from announce(proposals.text, round=2, rounds=rounds)
         trials = _Trials(task, proposals.instructions, shelves, startup_trials=self.startup_trials, rng=rng)
         yield from trials.score_source()
         for number in range(rounds - 2):
@@ -136,13 +138,13 @@ class Mipro:
             max_words=self.max_words,
         )
 
-    def _trace(self, task: Task, plan: Plan, rng: Random) -> Steps[Mapping[Row, DemoSet]]:
+    def _trace(self, task: Task, plan: TrialPlan, rng: Random) -> Steps[Mapping[Row, DemoSet]]:
         """Rows to bootstrap from, enough for other ones in each set; a foreign teacher is not asked for more."""
         rows = rng.sample(task.trainset, len(task.trainset))
         wanted = self.max_bootstrapped_demos * plan.sets
         return (yield from trace_successes(task, rows, wanted=wanted, max_rounds=self.max_rounds, rng=rng))
 
-    def _draw_sets(self, task: Task, found: Mapping[Row, DemoSet], plan: Plan, rng: Random) -> Shelves:
+    def _draw_sets(self, task: Task, found: Mapping[Row, DemoSet], plan: TrialPlan, rng: Random) -> Shelves:
         """The distinct demo sets of each prompt, drawn for the program as a whole."""
         drawer = SetDrawer(
             task=task,
@@ -156,7 +158,7 @@ class Mipro:
         sets = {name: tuple(dict.fromkeys(candidate[name] for candidate in seen)) for name in names}
         return {prompt.name: sets.get(prompt.name, (task.source[prompt.name],)) for prompt in task.prompts}
 
-    def _propose(self, task: Task, shelves: Shelves, plan: Plan, rng: Random) -> Steps[Proposals]:
+    def _propose(self, task: Task, shelves: Shelves, plan: TrialPlan, rng: Random) -> Steps[Proposals]:
         if plan.instructions == 1:
             own = {name: (compiled.instruction,) for name, compiled in task.source.items()}
             return Proposals(instructions=own, text="no calls left for instructions")
@@ -172,16 +174,16 @@ class Mipro:
         """A third of the val rows, at most ``minibatch_size``; all of few."""
         return min(val_rows, self.minibatch_size, max(SMALLEST_MINIBATCH, val_rows // 3))
 
-    def _make_plan(self, candidates: int, *, prompts: int, takes_demos: bool) -> Plan:
+    def _make_plan(self, candidates: int, *, prompts: int, takes_demos: bool) -> TrialPlan:
         slots = prompts * (1 + takes_demos)
         published = int(max(2 * slots * log2(candidates), 1.5 * candidates))
-        return Plan(
+        return TrialPlan(
             sets=max(PLAIN_SETS, candidates),
             instructions=max(2, candidates // 2) if takes_demos else candidates,
             trials=published if self.num_trials is None else self.num_trials,
         )
 
-    def _plan(self, task: Task, max_calls: int | None) -> Plan:
+    def _plan(self, task: Task, max_calls: int | None) -> TrialPlan:
         """The largest search that ``max_calls`` hold, with as many trials as fit; the whole one without a limit."""
         prompts, takes_demos = len(task.prompts), task.takes_demos
         whole = self._make_plan(self.num_candidates, prompts=prompts, takes_demos=takes_demos)
@@ -197,13 +199,13 @@ class Mipro:
                 return fitting
         return replace(blind, instructions=1, trials=0)
 
-    def _count_calls(self, plan: Plan, task: Task) -> int:
+    def _count_calls(self, plan: TrialPlan, task: Task) -> int:
         """The most calls of proposals and trials."""
         val_rows = len(task.valset)
         _, proposals = self._count_proposals(plan, train_rows=len(task.trainset), prompts=len(task.prompts))
         return proposals + ceil(self._count_rows(plan.trials, val_rows) / val_rows * (task.calls_on_valset or 0))
 
-    def _count_proposals(self, plan: Plan, *, train_rows: int, prompts: int) -> tuple[int, int]:
+    def _count_proposals(self, plan: TrialPlan, *, train_rows: int, prompts: int) -> tuple[int, int]:
         """The fewest and the most calls of the proposer."""
         if plan.instructions == 1:
             return 0, 0
@@ -236,7 +238,7 @@ class Mipro:
         fewest_rows = fewest_traces + has_labels * self._rows_per_trial(sizes.val_rows)
         return fewest + fewest_rows * sizes.calls_per_row, most + (most_traces + rows) * sizes.calls_per_row
 
-    def _count_traces(self, plan: Plan, sizes: Sizes) -> tuple[int, int]:
+    def _count_traces(self, plan: TrialPlan, sizes: Sizes) -> tuple[int, int]:
         """The fewest and the most train rows that are traced for calls."""
         wanted = self.max_bootstrapped_demos * plan.sets
         if not sizes.takes_demos or not wanted:
@@ -318,7 +320,7 @@ class _Trials:
             indices = self._dealt.pop(0)
             if self._read(indices) not in self._spent:
                 return self._chooser.ask(indices)
-        for _ in range(REDRAWS):
+        for _ in range(MOST_REPEATS):
             choice = self._chooser.ask()
             candidate = self._read(choice.indices)
             if candidate not in self._spent:

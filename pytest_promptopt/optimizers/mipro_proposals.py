@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from random import Random
 
 from pytest_promptopt.lms.base import Message
-from pytest_promptopt.optimizers.base import Completion, Outcome, PromptCall, Rejection, Row, Task, TunablePrompt
+from pytest_promptopt.optimizers.base import Completion, Outcome, PromptCall, Row, Task, TunablePrompt
+from pytest_promptopt.optimizers.demos import Shelves
 from pytest_promptopt.optimizers.evaluating import Steps, complete
 from pytest_promptopt.optimizers.guards import spell
 from pytest_promptopt.optimizers.proposals import (
@@ -61,9 +62,6 @@ TIPS = (
 )
 """DSPy's six ways to vary proposals; the first is none at all."""
 
-Shelves = Mapping[str, tuple[CompiledPrompt, ...]]
-"""Prompt name → the prompt with each of its demo sets, the source's own first."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grounds:
@@ -84,11 +82,10 @@ class Grounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposals:
-    """Instructions for each prompt by name, the source's own first; words about them, and what was thrown away."""
+    """Instructions for each prompt by name, the source's own first, and words about them."""
 
     instructions: Mapping[str, tuple[str, ...]]
     text: str
-    rejected: tuple[Rejection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +159,6 @@ class GroundedProposer:
         """Ask for ``count`` instructions for each prompt, each grounded in another of its demo sets, with a tip."""
         instructions: dict[str, tuple[str, ...]] = {}
         texts: list[str] = []
-        rejected: list[Rejection] = []
         for prompt in task.prompts:
             current = task.source[prompt.name].instruction
             completions = [
@@ -171,9 +167,8 @@ class GroundedProposer:
             ]
             sifted = yield from propose(prompt, completions, [current], max_words=self.max_words)
             instructions[prompt.name] = (current, *sifted.instructions)
-            rejected += sifted.rejected
             texts.append(summarise(sifted, target=f" for {prompt.name}" if len(task.prompts) > 1 else ""))
-        return Proposals(instructions=instructions, text="; ".join(texts), rejected=tuple(rejected))
+        return Proposals(instructions=instructions, text="; ".join(texts))
 
     def _ask_with(
         self,
@@ -196,7 +191,7 @@ class GroundedProposer:
             successes=rng.sample(worked, min(self.max_examples, len(worked))),
             wish=tip,
         )
-        return Completion(messages=messages, temperature=self.temperature, draw=draw)
+        return Completion(messages=messages, temperature=self.temperature, draw=draw, prompt=prompt.name)
 
     def _examples(self, prompt: TunablePrompt, demos: Sequence[Demo], rng: Random) -> list[Demo]:
         """The demos, and other labelled rows behind them."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from pytest_promptopt.lms.base import Message
 from pytest_promptopt.optimizers.base import Completion, Outcome, PromptCall, Rejection, TunablePrompt
-from pytest_promptopt.optimizers.evaluating import Steps, complete, counted, listed
+from pytest_promptopt.optimizers.evaluating import Steps, complete, counted, listed, reject
 from pytest_promptopt.optimizers.guards import find_placeholders, spell
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo, Json
@@ -278,9 +278,11 @@ def _normalised(instruction: str) -> str:
 def propose(
     prompt: TunablePrompt, completions: Iterable[Completion], tried: Iterable[str], *, max_words: int
 ) -> Steps[Sifted]:
-    """Ask the proposer, and sift what it says."""
+    """Ask the proposer, sift what it says, and tell what is thrown away."""
     replies = yield from complete(completions)
-    return sift(replies, prompt, tried, max_words=max_words)
+    sifted = sift(replies, prompt, tried, max_words=max_words)
+    yield from reject(sifted.rejected)
+    return sifted
 
 
 def instructed(candidate: Candidate, name: str, instruction: str) -> Candidate:

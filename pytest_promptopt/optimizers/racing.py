@@ -1,19 +1,19 @@
 """Races on shared rows: all contenders run the same rows, and half of them drop out before every longer round.
 
-Sequential halving (Karnin, Koren & Somekh 2013) with cumulative scores, and an early drop beside it: whoever the best
+Sequential halving (Karnin, Koren & Somekh 2013) with cumulative scores, and two early drops beside it: whoever the best
 of them clearly beats row by row, as a sign test sees it, does not wait for its turn (after F-Race, Birattari et al.
-2002).
+2002); in the last round nobody runs on who cannot reach the champion any more, even with full marks on all that comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, log2
 
-from pytest_promptopt.evaluation.statistics import mcnemar_exact
+from pytest_promptopt.evaluation.statistics import mcnemar_exact, stratified_sign_flip
 from pytest_promptopt.optimizers.base import Outcome, Row, Task
-from pytest_promptopt.optimizers.evaluating import Steps, evaluate
+from pytest_promptopt.optimizers.evaluating import ROUNDING, Steps, evaluate
 from pytest_promptopt.prompts.candidate import Candidate
 
 FEWEST_ROWS = 8
@@ -22,6 +22,9 @@ FEWEST_ROWS = 8
 DROP_P = 0.2
 FEWEST_FLIPS = 6
 """A sign test drops nobody on fewer rows that only one of two got right."""
+
+LAST_LEGS = 4
+"""In so many pieces the rows of the last round are run: after each, whoever is too far behind drops out."""
 
 Lanes = Mapping[Candidate, tuple[Outcome, ...]]
 
@@ -43,7 +46,7 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RacePlan:
     """How many contenders to make of each kind, and the rows of each round, cumulative."""
 
     proposals: int
@@ -72,7 +75,7 @@ def halved(alive: int) -> int:
     return min(alive, max(2, ceil(alive / 2)))
 
 
-def plan_race(proposals: int, demo_sets: int, *, rows: int, calls: int | None, calls_per_row: float) -> Plan | None:
+def plan_race(proposals: int, demo_sets: int, *, rows: int, calls: int | None, calls_per_row: float) -> RacePlan | None:
     """The most contenders, of both kinds in proportion, that ``calls`` can hold; ``None`` when not even one fits.
 
     Rather than run with fewer than four over all lengths, a race gets two rounds only; where all rows are too dear its
@@ -94,12 +97,12 @@ def plan_race(proposals: int, demo_sets: int, *, rows: int, calls: int | None, c
     return None
 
 
-def _plan_for(contenders: int, demo_sets: int, wanted: int, rounds: tuple[int, ...]) -> Plan:
+def _plan_for(contenders: int, demo_sets: int, wanted: int, rounds: tuple[int, ...]) -> RacePlan:
     sets = contenders * demo_sets // wanted if wanted else 0
-    return Plan(proposals=contenders - sets, demo_sets=sets, rounds=tuple(dict.fromkeys(rounds)))
+    return RacePlan(proposals=contenders - sets, demo_sets=sets, rounds=tuple(dict.fromkeys(rounds)))
 
 
-def _calls_of(plan: Plan, calls_per_row: float) -> float:
+def _calls_of(plan: RacePlan, calls_per_row: float) -> float:
     return plan.proposals + count_runs(plan.proposals + plan.demo_sets, plan.rounds) * calls_per_row
 
 
@@ -107,12 +110,18 @@ def _calls_of(plan: Plan, calls_per_row: float) -> float:
 
 
 def race(
-    task: Task, contenders: Sequence[Candidate], order: Sequence[Row], rounds: Sequence[int], *, champion: Candidate
+    task: Task,
+    contenders: Sequence[Candidate],
+    order: Sequence[Row],
+    rounds: Sequence[int],
+    *,
+    champion: Candidate,
+    spared: Collection[Candidate] = (),
 ) -> Steps[Finish]:
     """Run ``contenders`` on the first rows of ``order``, as many as ``rounds`` says, until the last round is over.
 
     ``champion`` is known on all of them already, and drops whoever it clearly beats. Rejected contenders are out, and
-    a round in which nobody is left ends the race.
+    a round in which nobody is left ends the race. ``spared`` run to the end even where they cannot reach the champion.
     """
     alive = tuple(dict.fromkeys(contenders))
     finish = Finish(rows=(), lanes={}, scores={})
@@ -120,14 +129,58 @@ def race(
     for number, size in enumerate(rounds):
         if not alive:
             break
-        rows, runners = tuple(order[:size]), (champion, *alive)
-        outcomes = yield from evaluate((candidate, row) for candidate in runners for row in rows)
-        lanes = {each: outcomes[place * size : (place + 1) * size] for place, each in enumerate(runners)}
-        finish = _finish(task, rows, {each: lanes[each] for each in alive})
-        dropped |= finish.scores
+        rows = tuple(order[:size])
         is_last = number == len(rounds) - 1
-        alive = () if is_last else _survivors(finish, lanes[champion])
+        lane = yield from evaluate((champion, row) for row in rows)
+        if is_last:
+            lanes = yield from _run_last(
+                task, rows, alive, dropped, done=len(finish.rows), champion=lane, spared=spared
+            )
+        else:
+            lanes = yield from _run(alive, rows)
+        finish = _finish(task, rows, lanes)
+        dropped |= finish.scores
+        alive = () if is_last else _survivors(task, finish, lane)
     return replace(finish, dropped={each: score for each, score in dropped.items() if each not in finish.scores})
+
+
+def _run(contenders: Sequence[Candidate], rows: tuple[Row, ...]) -> Steps[Lanes]:
+    outcomes = yield from evaluate((candidate, row) for candidate in contenders for row in rows)
+    size = len(rows)
+    return {each: outcomes[place * size : (place + 1) * size] for place, each in enumerate(contenders)}
+
+
+def _run_last(
+    task: Task,
+    rows: tuple[Row, ...],
+    alive: Sequence[Candidate],
+    dropped: dict[Candidate, float],
+    *,
+    done: int,
+    champion: Sequence[Outcome],
+    spared: Collection[Candidate],
+) -> Steps[Lanes]:
+    """The lanes of those that came through all ``rows``; puts down in ``dropped`` how the others did."""
+    bar = task.mean(rows, champion)
+    lanes: Lanes = yield from _run(alive, rows[:done])
+    for stop in plan_legs(done, len(rows)):
+        going = [each for each in lanes if each in spared or can_reach(task, rows, lanes[each], bar)]
+        lanes = yield from _run(going, rows[:stop])
+        dropped |= _finish(task, rows[:stop], lanes).scores
+    return lanes
+
+
+def plan_legs(done: int, rows: int) -> tuple[int, ...]:
+    """Where the last round stops to look who can still reach the champion, up to all ``rows``."""
+    leg = max(1, min(FEWEST_ROWS, rows), ceil((rows - done) / LAST_LEGS))
+    return (*range(done + leg, rows, leg), rows)
+
+
+def can_reach(task: Task, rows: Sequence[Row], outcomes: Sequence[Outcome], score: float | None) -> bool:
+    """Whether ``outcomes`` on the first of ``rows``, and full marks on the rest, come to ``score`` at least."""
+    hoped = [*outcomes, *[Outcome(score=1.0)] * (len(rows) - len(outcomes))]
+    most = task.mean(rows, hoped)
+    return score is None or (most is not None and most >= score - ROUNDING)
 
 
 def _finish(task: Task, rows: tuple[Row, ...], lanes: Lanes) -> Finish:
@@ -140,20 +193,39 @@ def _finish(task: Task, rows: tuple[Row, ...], lanes: Lanes) -> Finish:
     )
 
 
-def _survivors(finish: Finish, champion: Sequence[Outcome]) -> tuple[Candidate, ...]:
+def _survivors(task: Task, finish: Finish, champion: Sequence[Outcome]) -> tuple[Candidate, ...]:
     """The better half, without those that the champion or the leader clearly beats."""
     ranked = [*finish.scores]
     kept = ranked[: halved(len(ranked))]
     rivals = [champion, *(finish.lanes[leader] for leader in kept[:1])]
-    return tuple(each for each in kept if not any(clearly_beats(rival, finish.lanes[each]) for rival in rivals))
+    return tuple(
+        each
+        for each in kept
+        if not any(clearly_beats(task, finish.rows, rival, finish.lanes[each]) for rival in rivals)
+    )
 
 
-def clearly_beats(one: Sequence[Outcome], other: Sequence[Outcome]) -> bool:
-    """Whether ``one`` wins so many more of the rows that only one of both gets right, or both get unequally right."""
-    pairs = [
-        (mine.score, its.score)
-        for mine, its in zip(one, other, strict=True)
-        if mine.score is not None and its.score is not None
-    ]
-    gained, lost = sum(mine > its for mine, its in pairs), sum(mine < its for mine, its in pairs)
-    return gained + lost >= FEWEST_FLIPS and mcnemar_exact(gained=gained, lost=lost) <= DROP_P
+def clearly_beats(task: Task, rows: Sequence[Row], one: Sequence[Outcome], other: Sequence[Outcome]) -> bool:
+    """Whether ``one`` wins so many more of the rows that only one of both gets right, or both get unequally right.
+
+    Rows of several metrics do not weigh the same: there the weighted differences are tested, by flips of their signs.
+    """
+    by_metric = differences_by_metric(rows, one, other)
+    differences = [each for mine in by_metric.values() for each in mine]
+    gained, lost = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
+    if gained + lost < FEWEST_FLIPS:
+        return False
+    if len(by_metric) == 1:
+        return mcnemar_exact(gained=gained, lost=lost) <= DROP_P
+    return stratified_sign_flip([(task.weights[name], mine, None) for name, mine in by_metric.items()]) <= DROP_P
+
+
+def differences_by_metric(
+    rows: Sequence[Row], one: Sequence[Outcome], other: Sequence[Outcome]
+) -> dict[str, list[float]]:
+    """How much better ``one`` is on each row where both have a score, metric by metric."""
+    differences: dict[str, list[float]] = {}
+    for row, mine, its in zip(rows, one, other, strict=True):
+        if mine.score is not None and its.score is not None:
+            differences.setdefault(row.metric, []).append(mine.score - its.score)
+    return differences

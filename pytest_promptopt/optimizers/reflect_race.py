@@ -21,10 +21,12 @@ from math import sqrt
 from random import Random
 from statistics import fmean, stdev
 
-from pytest_promptopt.errors import BudgetExhausted
+from pytest_promptopt.errors import BudgetExhausted, UsageError
+from pytest_promptopt.evaluation.statistics import pooled_differences
 from pytest_promptopt.optimizers.base import Completion, Outcome, Rejection, Row, Search, Sizes, Task, TunablePrompt
 from pytest_promptopt.optimizers.demos import DemoSet, SetDrawer, draw_labelled, trace_successes, with_demos
 from pytest_promptopt.optimizers.evaluating import (
+    ROUNDING,
     Steps,
     announce,
     best_of,
@@ -33,7 +35,10 @@ from pytest_promptopt.optimizers.evaluating import (
     counted,
     evaluate,
     listed,
+    nothing_fits,
+    reject,
     require_at_least,
+    require_at_most,
 )
 from pytest_promptopt.optimizers.guards import spell
 from pytest_promptopt.optimizers.pareto import find_front
@@ -45,7 +50,7 @@ from pytest_promptopt.optimizers.proposals import (
     instructed,
     sift,
 )
-from pytest_promptopt.optimizers.racing import Plan, count_runs, plan_race, plan_rounds, race
+from pytest_promptopt.optimizers.racing import RacePlan, count_runs, differences_by_metric, plan_race, plan_rounds, race
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt
 
@@ -108,6 +113,12 @@ class ReflectRace:
         least |= {"max_bootstrapped_demos": 0, "max_labeled_demos": 0}
         for name, value in least.items():
             require_at_least(f"reflect-race.{name}", getattr(self, name), value)
+        require_at_most("reflect-race.restart_share", self.restart_share, 1)
+        if not self.num_proposals and not self.num_demo_sets:
+            raise UsageError(
+                "reflect-race.num_proposals and reflect-race.num_demo_sets are both 0, so nothing would be tried: "
+                "--prompt-set reflect-race.num_proposals=8"
+            )
 
     def search(self, task: Task, rng: Random) -> Search:
         """Probe, then breed; the best so far when the budget ends."""
@@ -224,6 +235,7 @@ class _Hunt:
         settings = self.settings
         plan = yield from self.plan(settings.num_proposals, settings.num_demo_sets if self.task.takes_demos else 0)
         if plan is None:
+            yield from self.report_nothing()
             return
         sets = self.draw_sets(plan.demo_sets)
         source = self.task.source
@@ -236,13 +248,13 @@ class _Hunt:
         """One generation; false when the budget has no room for another."""
         settings, before = self.settings, self.scores[self.best]
         left = yield from calls_left()
-        looks = PARENTS * settings.minibatch_size * self.calls_per_row
+        looks = PARENTS * settings.minibatch_size * self.task.calls_per_row
         plan = plan_race(
             settings.children,
             0,
             rows=len(self.order),
             calls=None if left is None else int(left - looks),
-            calls_per_row=self.calls_per_row,
+            calls_per_row=self.task.calls_per_row,
         )
         if plan is None or plan.rounds[-1] < len(self.order):
             return False
@@ -256,11 +268,18 @@ class _Hunt:
         yield from self.report(number + 1, proposed, joined, before)
         return True
 
+    def report_nothing(self) -> Steps[None]:
+        """Announce why nothing was tried: too few calls, or neither proposals nor prompts that take demos."""
+        left = yield from calls_left()
+        has_kinds = self.settings.num_proposals or self.task.takes_demos
+        text = nothing_fits(left) if has_kinds and left is not None else "nothing to try: no prompt takes demos"
+        yield from announce(text, round=1, rounds=1)
+
     def report(
         self, number: int, edits: Sequence[Candidate], others: Sequence[Candidate], before: float
     ) -> Steps[None]:
         """Announce what the round was about, and what it means for those to come."""
-        rejected, self.rejected = tuple(self.rejected), []
+        rejected, self.rejected = self.rejected, []
         reasons = listed([rejection.reason for rejection in rejected])
         noun = "edit" if number else "proposal"
         words = [counted(len(edits) + len(rejected), noun)]
@@ -272,7 +291,7 @@ class _Hunt:
         elif number and gain <= 0:
             words.append("no new best")
         rounds = 1 + self.settings.generations
-        yield from announce(", ".join(words), round=number + 1, rounds=rounds, rejected=rejected)
+        yield from announce(", ".join(words), round=number + 1, rounds=rounds)
 
     # --- children -----------------------------------------------------------------------------------------------------
 
@@ -327,13 +346,16 @@ class _Hunt:
             return ()
         replies = yield from complete(self.ask(prompt, parent, edit) for prompt, parent, edit in targets)
         children: list[Candidate] = []
+        rejected: list[Rejection] = []
         for (prompt, parent, _), reply in zip(targets, replies, strict=True):
             tried = self.tried[prompt.name]
             sifted = sift([reply], prompt, tried, max_words=self.settings.max_words)
-            self.rejected += sifted.rejected
+            rejected += sifted.rejected
             for instruction in sifted.instructions:
                 tried[instruction] = 0.0
                 children += self.fresh([instructed(parent, prompt.name, instruction)])
+        self.rejected += rejected
+        yield from reject(rejected)
         return tuple(children)
 
     def ask(self, prompt: TunablePrompt, parent: Candidate, edit: Edit) -> Completion:
@@ -352,7 +374,7 @@ class _Hunt:
             wish=SHORTER if edit is Edit.COMPRESS else "",
         )
         self.draws += 1
-        return Completion(messages=messages, temperature=settings.init_temperature, draw=self.draws)
+        return Completion(messages=messages, temperature=settings.init_temperature, draw=self.draws, prompt=prompt.name)
 
     def attempts_on(self, name: str) -> tuple[Attempt, ...]:
         """The best instructions that were tried for prompt ``name``, once there is more than the source's."""
@@ -366,24 +388,19 @@ class _Hunt:
     def best(self) -> Candidate:
         return best_of(self.scores)
 
-    @property
-    def calls_per_row(self) -> float:
-        """Calls that one val row takes."""
-        calls = self.task.calls_on_valset
-        return len(self.task.prompts) if calls is None else max(1.0, calls / len(self.task.valset))
-
     def prompt_at(self, number: int) -> TunablePrompt:
         """The prompts in turn."""
         return self.task.prompts[number % len(self.task.prompts)]
 
-    def plan(self, proposals: int, demo_sets: int) -> Steps[Plan | None]:
+    def plan(self, proposals: int, demo_sets: int) -> Steps[RacePlan | None]:
         left = yield from calls_left()
-        return plan_race(proposals, demo_sets, rows=len(self.order), calls=left, calls_per_row=self.calls_per_row)
+        return plan_race(proposals, demo_sets, rows=len(self.order), calls=left, calls_per_row=self.task.calls_per_row)
 
-    def race(self, contenders: Sequence[Candidate], plan: Plan) -> Steps[None]:
+    def race(self, contenders: Sequence[Candidate], plan: RacePlan) -> Steps[None]:
         """Let them run, and put down who came through all val rows."""
         champion = self.best
-        finish = yield from race(self.task, contenders, self.order, plan.rounds, champion=champion)
+        spared = self.near_though_below(champion, contenders)
+        finish = yield from race(self.task, contenders, self.order, plan.rounds, champion=champion, spared=spared)
         is_whole = len(finish.rows) == len(self.order)
         for candidate, lane in finish.lanes.items() if is_whole else ():
             self.enter(candidate, lane)
@@ -391,6 +408,12 @@ class _Hunt:
             self.note_attempt(candidate, score)
         if not is_whole:
             self.note_leader(champion, finish.rows, finish.scores)
+
+    def near_though_below(self, champion: Candidate, contenders: Iterable[Candidate]) -> frozenset[Candidate]:
+        """Those that may be returned for being shorter, though they do not reach the champion."""
+        if champion == self.task.source or not self.settings.standard_errors:
+            return frozenset()
+        return frozenset(each for each in contenders if _length(each) < _length(champion))
 
     def note_leader(self, champion: Candidate, rows: Sequence[Row], scores: Mapping[Candidate, float]) -> None:
         """The winner of a race that the budget kept from all rows, if it is ahead on those that it ran."""
@@ -440,18 +463,19 @@ class _Hunt:
         return min(near, key=_length)
 
     def is_near(self, candidate: Candidate, best: Candidate) -> bool:
-        """Whether ``candidate`` is below ``best`` by one row at most, or by a standard error of the difference."""
-        if not self.settings.standard_errors:
+        """Whether ``candidate`` is below ``best`` by one row at most, or by a standard error of the difference.
+
+        Of rows that weigh unequally, it is the lightest.
+        """
+        by_metric = differences_by_metric(self.order, self.lanes[best], self.lanes[candidate])
+        strata = [(self.task.weights[metric], differences, None) for metric, differences in by_metric.items()]
+        differences, _ = pooled_differences(strata)
+        if not self.settings.standard_errors or len(differences) < 2:
             return candidate == best
-        differences = [
-            mine.score - its.score
-            for mine, its in zip(self.lanes[best], self.lanes[candidate], strict=True)
-            if mine.score is not None and its.score is not None
-        ]
-        if len(differences) < 2:
-            return candidate == best
+        total = sum(weight for weight, _, _ in strata)
+        one_row = min(weight / len(mine) for weight, mine, _ in strata) / total
         error = stdev(differences) / sqrt(len(differences))
-        return fmean(differences) <= max(1 / len(differences), self.settings.standard_errors * error)
+        return fmean(differences) <= max(one_row, self.settings.standard_errors * error) + ROUNDING
 
 
 def _joined(told: Candidate, shown: Candidate) -> Candidate:

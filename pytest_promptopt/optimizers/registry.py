@@ -32,17 +32,20 @@ NO_STRATEGIES: Mapping[str, str] = MappingProxyType({})
 TRUTHS = MappingProxyType({"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False})
 
 
-def make_optimizer(name: str, settings: Mapping[str, object], *, extra: Mapping[str, str] = NO_STRATEGIES) -> Optimizer:
+def make_optimizer(
+    name: str, settings: Mapping[str, object], *, extra: Mapping[str, str] = NO_STRATEGIES, typed: str = ""
+) -> Optimizer:
     """The strategy ``name`` with ``settings``; strings are read as the setting's type.
 
-    ``extra`` adds strategies of other packages as ``{name: "module:attribute"}``. Raises ``UsageError`` for an unknown
-    name or setting and for a value of the wrong type or range.
+    ``extra`` adds strategies of other packages as ``{name: "module:attribute"}``. ``typed`` is what the user called it,
+    for messages about settings. Raises ``UsageError`` for an unknown name or setting and for a value of the wrong type
+    or range.
     """
     known = {**OPTIMIZERS, **extra}
     if name not in known:
         raise UsageError(f"Unknown optimizer {name!r}.{_guess(name, known)} Known are: {', '.join(known)}.")
     strategy = _load(name, known[name])
-    return cast(Optimizer, strategy(**read_settings(name, strategy, settings)))
+    return cast(Optimizer, strategy(**read_settings(typed or name, strategy, settings)))
 
 
 def read_settings(name: str, strategy: type, settings: Mapping[str, object]) -> dict[str, object]:
@@ -86,7 +89,9 @@ def _read_value(key: str, value: object, hint: object) -> object:
         if read is not None:
             return read
     words = " or ".join(_type_words(kind) for kind in allowed)
-    raise UsageError(f"{key} must be {words}, not {value!r}: --prompt-set {key}=VALUE")
+    example = {int: "3", float: "0.5", bool: "true", str: "TEXT"}
+    shown = next(example.get(kind) or str(get_args(kind)[0]) for kind in allowed if kind is not type(None))
+    raise UsageError(f"{key} must be {words}, not {value!r}, such as --prompt-set {key}={shown}")
 
 
 def _read_as(kind: object, value: object) -> object:

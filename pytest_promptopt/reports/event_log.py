@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from errno import EISDIR
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,18 +43,32 @@ class EventLog:
         self._file: BinaryIO | None = None
         self._seen: set[str] = set()
 
+    def check(self) -> None:
+        """Raise ``UsageError`` where :meth:`open` would; meant for before the first call, and leaves the file alone."""
+        prepare_folder(self.path.parent)
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+            with tempfile.TemporaryFile(dir=self.path.parent):  # permission bits do not tell of a full disk
+                pass
+        except OSError as error:
+            raise self._refusal(error) from error
+
     def open(self) -> None:
-        """Begin the file anew. Raises ``UsageError`` where that cannot be done; meant for before the first call."""
+        """Begin the file anew. Raises ``UsageError`` where that cannot be done."""
         prepare_folder(self.path.parent)
         try:
             self.path.unlink(missing_ok=True)  # one that came from elsewhere may be open to others
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
-            raise UsageError(
-                f"The log {self.path} cannot be written: {error.strerror}. "
-                "Make its folder writable, or name another folder with promptopt_store in pytest's ini file."
-            ) from error
+            raise self._refusal(error) from error
         self._file = os.fdopen(handle, "wb")
+
+    def _refusal(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"The log {self.path} cannot be written: {error.strerror}. "
+            "Make its folder writable, or name another folder with promptopt_store in pytest's ini file."
+        )
 
     def pytest_promptopt_event(self, event: SearchEvent) -> None:
         """Write the line of ``event``, and before it those of candidates that nobody has heard of."""
@@ -105,7 +121,7 @@ def fields_of(event: SearchEvent) -> Fields:
                 "max_calls": event.max_calls,
             }
         case Proposed():
-            return {"event": "proposed", "draw": event.draw, "text": event.text}
+            return {"event": "proposed", "prompt": event.prompt, "draw": event.draw, "text": event.text}
         case Rejected():
             return {"event": "rejected", **_rejection(event.rejection)}
         case RoundEnded():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,14 @@ def rejected_line(rejection: Rejection) -> str:
     return labelled("rejected", f"{rejection.subject.short_name}: {what}{cut(rejection.reason, LINE_WIDTH)}")
 
 
+def rejected_proposals_line(rejections: Sequence[Rejection]) -> str:
+    """How many proposals became no candidates, and why, each reason once."""
+    times = Counter(one_line(rejection.reason) for rejection in rejections)
+    reasons = (reason if count == 1 else f"{count} {reason}" for reason, count in times.items())
+    what = f"{plural(len(rejections), 'proposal')}: {', '.join(reasons)}"
+    return labelled("rejected", cut(what, LINE_WIDTH))
+
+
 def confirm_line(job: JobReport) -> str:
     """What the sealed rows said; empty when none was asked."""
     if job.sealed_before is None or job.sealed_after is None:
@@ -103,11 +112,18 @@ def outcome_line(job: JobReport) -> str:
         cut(job.path if is_placed else job.reason, LINE_WIDTH),
         cut(job.unconfirmed, LINE_WIDTH),
         f"the candidate stays in {job.kept}" if job.kept else "",
+        _selected_words(job),
         "the budget ended the search" if job.is_cut else "",
     ]
     spent = _spent(job.spending) if job.leads_group else ""
     label = outcome_words(job.outcome, job.unconfirmed)
     return labelled(label, "   ".join(filter(None, ("; ".join(filter(None, words)), spent))))
+
+
+def _selected_words(job: JobReport) -> str:
+    """On how few of the val rows the winner was chosen; empty where it was on all of them."""
+    is_partial = 0 < job.selected_rows < job.val_rows
+    return f"chosen on {job.selected_rows} of {job.val_rows} val rows" if is_partial else ""
 
 
 def outcome_words(outcome: str, unconfirmed: str) -> str:
@@ -117,9 +133,9 @@ def outcome_words(outcome: str, unconfirmed: str) -> str:
 
 def not_frozen_line(name: str, jobs: Sequence[JobReport]) -> str:
     """Why the winner ``name``, which was to be frozen on purpose, is not; empty when it is frozen."""
-    found = [job for job in jobs if job.candidate and (job.kept or job.outcome in ("frozen", "unchanged"))]
+    found = [job for job in jobs if job.candidate]
     mine = [job for job in found if job.candidate == name]
-    if any(not job.kept for job in mine):
+    if any(job.outcome in ("frozen", "unchanged") for job in mine):
         return ""
     if mine:
         return f"--prompt-freeze {name}: not frozen, because {one_line(mine[0].reason)}"

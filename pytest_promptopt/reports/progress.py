@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_promptopt.optimizers.base import Rejection
 from pytest_promptopt.optimizers.driver import Rejected, RoundEnded, TrialScored
 from pytest_promptopt.reports.events import SearchEnded, SearchEvent, SearchStarted
-from pytest_promptopt.reports.jobs import rejected_line, round_line
+from pytest_promptopt.reports.jobs import rejected_line, rejected_proposals_line, round_line
 from pytest_promptopt.reports.words import duration, money
 
 REWRITE_PAUSE_SECONDS = 0.2
@@ -48,6 +49,7 @@ class LiveLine:
         self._rewritten_at: float | None = None
         self._round: RoundEnded | None = None
         self._round_ended_at = self._started_at
+        self._uncounted: list[Rejection] = []
 
     def pytest_promptopt_event(self, event: SearchEvent) -> None:
         """Hear the stream of events."""
@@ -60,7 +62,9 @@ class LiveLine:
                 self.begin(event.prompts[0])
             case SearchEnded():
                 self.end()
+                self._tell_uncounted()
             case RoundEnded():
+                self._uncounted = []
                 self._round, self._round_ended_at = event, self._clock()
                 self._keep(round_line(event))
                 self._show(event)
@@ -68,12 +72,20 @@ class LiveLine:
                 self._show(event)
             case Rejected() if line := rejected_line(event.rejection):
                 self._keep(line)
+            case Rejected():
+                self._uncounted.append(event.rejection)
 
     def end(self) -> None:
         """Take the live line away."""
         if self._rewritten_at is not None:
             self._rewrite("")
             self._rewritten_at = None
+
+    def _tell_uncounted(self) -> None:
+        """Say what was rejected in a round that the budget ended before it could tell."""
+        rejections, self._uncounted = self._uncounted, []
+        if rejections:
+            self._write(rejected_proposals_line(rejections))
 
     def _keep(self, line: str) -> None:
         self.end()

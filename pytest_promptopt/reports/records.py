@@ -40,7 +40,8 @@ class PromptState:
     the baseline was taken with something else: a snapshot that is gone (``before`` is its instruction) or another text.
     ``is_text``: it is an adopted text, so what stands in the code is its text and not a docstring. ``cost_usd`` is what
     its ``calls`` cost when they were made, replayed or not; ``None`` where nobody knows. ``unconfirmed`` is why what is
-    frozen was never proven better; empty where it was, and for a source.
+    frozen was never proven better; empty where it was, and for a source. ``search_options`` are those that found it,
+    as far as they are not the session's own anyway.
     """
 
     name: str
@@ -57,6 +58,7 @@ class PromptState:
     cost_usd: float | None = 0.0
     is_text: bool = False
     unconfirmed: str = ""
+    search_options: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,8 @@ class JobReport:
     """How the search of one prompt ended.
 
     ``outcome`` is ``frozen``, ``unchanged`` (it is what is frozen already), ``kept`` or ``held``; ``reason`` says why.
-    ``selected`` scores are those the winner was chosen by, so optimistic; ``sealed`` ones are confirmed. A winner that
+    ``selected`` scores are those the winner was chosen by, so optimistic, on ``selected_rows`` of ``val_rows``, fewer
+    where a budget cut the last comparison short; ``sealed`` ones are confirmed. A winner that
     is not frozen lies in the folder ``kept``, and ``after`` and ``demos`` are what it would bring. ``unconfirmed`` is
     why what is frozen was never proven better; empty where it was.
     """
@@ -169,6 +172,8 @@ class JobReport:
     metrics: tuple[str, ...] = ()
     start_score: float | None = None
     selected_score: float | None = None
+    selected_rows: int = 0
+    val_rows: int = 0
     sealed_before: float | None = None
     sealed_after: float | None = None
     sealed_rows: int = 0

@@ -364,10 +364,11 @@ def _edited_note(prompt: PromptState, *, is_matrix: bool) -> list[str]:
 
 def _unconfirmed_note(prompt: PromptState, *, is_matrix: bool) -> list[str]:
     name, reason = _prompt_name(prompt, is_matrix=is_matrix), one_line(prompt.unconfirmed)
+    options = f" {prompt.search_options}" if prompt.search_options else ""
     return _paragraph(
         "unconfirmed",
         f"{name}: it was frozen on purpose and never proven better than what stood before ({reason}).",
-        f"try again: pytest --optimize-prompts{_flags(prompt, is_matrix=is_matrix)}",
+        f"try again: pytest --optimize-prompts{_flags(prompt, is_matrix=is_matrix)}{options}",
     )
 
 

@@ -17,6 +17,7 @@ from pytest_promptopt.reports.event_log import EventLog
 from pytest_promptopt.reports.jobs import outcome_words
 from pytest_promptopt.reports.progress import LiveLine
 from pytest_promptopt.reports.records import JobReport, to_json
+from pytest_promptopt.session.again import hint_for_freezing
 from pytest_promptopt.session.blessing import matches
 from pytest_promptopt.session.campaign import Campaign, Group
 from pytest_promptopt.session.metric_item import MetricItem
@@ -63,6 +64,7 @@ class OptimizeHooks:
         self.run = run
         self.note = note
         self._log = EventLog(run.settings.store)
+        self._has_begun = False
 
     def pytest_report_header(self) -> list[str]:
         """Say what was switched off."""
@@ -79,7 +81,7 @@ class OptimizeHooks:
         with usage_errors():
             items[:] = self._make_jobs(session, metrics) if metrics else []
             if items and not config.getoption("collectonly"):
-                self._log.open()
+                self._log.check()
                 config.pluginmanager.register(self._log, "promptopt-event-log")
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> str:
@@ -104,9 +106,18 @@ class OptimizeHooks:
             return None
         return outcome_words(job["outcome"], job["unconfirmed"]), "", ""
 
-    def pytest_keyboard_interrupt(self) -> None:
-        """Say that nothing is lost."""
-        self.run.closing_lines.append("interrupted: every reply that came is kept; the same command goes on from there")
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_promptopt_event(self) -> None:
+        """Begin the log with the first event: a run that ends before it searches leaves that of the last one."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._log.open()
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Say that nothing is lost; ``pytest.exit``, as for misuse, comes by here too and speaks for itself."""
+        if isinstance(excinfo.value, KeyboardInterrupt):
+            line = "interrupted: every reply that came is kept; the same command goes on from there"
+            self.run.closing_lines.append(line)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -126,8 +137,12 @@ class OptimizeHooks:
 
     def _not_frozen(self) -> list[str]:
         """What to say about winners that ``--prompt-freeze`` names and no job froze."""
-        names = self.run.settings.frozen_on_purpose
-        return [line for name in names if (line := terminal.not_frozen_line(name, self.run.jobs))]
+        lines: list[str] = []
+        for name in self.run.settings.frozen_on_purpose:
+            if line := terminal.not_frozen_line(name, self.run.jobs):
+                is_found = any(job.candidate == name for job in self.run.jobs)
+                lines += filter(None, (line, "" if is_found else hint_for_freezing(self.run, name)))
+        return lines
 
     def _make_jobs(self, session: pytest.Session, metrics: Sequence[MetricItem]) -> list[pytest.Item]:
         campaigns = plan_campaigns(self.run, session, metrics)
@@ -226,7 +241,10 @@ def _refuse_misuse(run: Run, metrics: Sequence[MetricItem]) -> None:
                 "or let it replay with --prompt-lm replay"
             )
     named_ones = {settings.optimizer: {}, **settings.optimizer_settings}
-    strategies = {name: make_optimizer(name, given, extra=run.extra_optimizers) for name, given in named_ones.items()}
+    strategies = {
+        name: make_optimizer(name, given, extra=run.extra_optimizers, typed=settings.typed_names.get(name, name))
+        for name, given in named_ones.items()
+    }
     run.optimizer = strategies[settings.optimizer]
 
 

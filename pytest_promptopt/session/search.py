@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -23,6 +23,7 @@ from pytest_promptopt.prompts.runtime import Snapshot
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.events import Confirmed, MetricRows, SearchEnded, SearchEvent, SearchStarted
 from pytest_promptopt.reports.records import JobReport, Spending
+from pytest_promptopt.reports.words import plural
 from pytest_promptopt.session.campaign import Campaign, Group, models_of, own_client_prompts, varies
 from pytest_promptopt.session.confirming import (
     Arm,
@@ -47,13 +48,18 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+NOTHING_BETTER = "nothing better than the source was found"
+
 MONEY_MARGIN = 1.5
 """How much more than the calls so far those of a confirmation are expected to cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """One group's search. ``say`` prints a line, ``clock`` counts seconds; events go to the run's stream."""
+    """One group's search. ``say`` prints a line, ``clock`` counts seconds; events go to the run's stream.
+
+    ``tried`` fills with the candidates that ran on rows.
+    """
 
     run: Run
     campaign: Campaign
@@ -62,6 +68,7 @@ class Search:
     model: str
     say: Say
     clock: Callable[[], float] = time.perf_counter
+    tried: set[Candidate] = field(default_factory=set)
 
     def perform(self) -> list[JobReport]:
         """Search, confirm, write; one report a prompt, the group's first one leading."""
@@ -86,10 +93,14 @@ class Search:
         source = Candidate({prompt.name: prompt.source for prompt in self.group.prompts})
         incumbent = Candidate({name: snapshot.compiled for name, snapshot in snapshots.items()})
         rival = source if winner == incumbent and _stands_for_source(snapshots.values()) else incumbent
-        decision, alpha = (None, None) if winner in (source, rival) else self._weigh(winner, rival, incumbent)
+        named = self.run.settings.frozen_on_purpose
+        is_aside = bool(named) and winner.short_name not in named
+        is_settled = is_aside or winner in (source, rival)
+        decision, alpha = (None, None) if is_settled else self._weigh(winner, rival, incumbent)
         calls = allowance.calls + sum(one.all_calls for one in self.group.evidence)
         parent = "source" if rival == source else incumbent.digest
-        healed = {} if incumbent == source or (decision and decision.is_frozen) else self._heal(incumbent, decision)
+        is_whole = is_aside or incumbent == source or (decision is not None and decision.is_frozen)
+        healed = {} if is_whole else self._heal(incumbent, decision)
         if decision is not None or healed:
             changes = [] if decision is None else self._changes(found, decision, parent, calls, set(healed))
             written = apply([*changes, *self._healing_changes(healed, incumbent, found, decision)])
@@ -97,7 +108,8 @@ class Search:
             self.run.runtime.shelf.forget()
         kept = "" if decision is None or winner == incumbent else self._keep(found, decision, parent, calls)
         spending = self.run.take_spending(self.clock() - start)
-        reports = self._reports(found, decision, alpha, snapshots, source, incumbent, spending, kept)
+        reason = _aside_words(named) if is_aside and winner != source else self._nothing_words(found, allowance)
+        reports = self._reports(found, decision, alpha, snapshots, source, incumbent, spending, kept, reason)
         self._tell(_ended(found, reports))
         return reports
 
@@ -264,10 +276,24 @@ class Search:
             if isinstance(event, RoundEnded | TrialScored):
                 event = replace(event, calls=calls_before + event.calls, max_calls=self.run.max_calls)
             elif isinstance(event, RowsScored):
+                self.tried.add(event.candidate)
                 event = replace(event, calls=calls_before + event.calls)
             self._tell(event)
 
         return observe
+
+    def _nothing_words(self, found: Found, allowance: Allowance) -> str:
+        """Why the source is the winner; that a ceiling kept everything else from being tried, where one did."""
+        source = found.trials[0].candidate
+        if found.source_score >= 1.0 or len(found.trials) > 1 or found.rejected or self.tried - {source}:
+            return NOTHING_BETTER
+        if money := allowance.reason_to_stop():
+            return f"nothing was tried: {money}; give a larger --prompt-max-cost"
+        a_trial = sum(one.calls_of(example.id) for one in self.group.evidence for example in one.split.val)
+        if not found.is_cut and allowance.covers(a_trial):
+            return f"nothing was tried: {self.run.settings.optimizer} had nothing to try here"
+        calls = plural(allowance.max_calls or 0, "call")
+        return f"nothing was tried: the budget left {calls} for the search; give a larger --prompt-budget"
 
     def _changes(
         self, found: Found, decision: Decision, parent: str, calls: int, healed: Collection[str]
@@ -349,8 +375,10 @@ class Search:
         incumbent: Candidate,
         spending: Spending,
         kept: str,
+        reason_without_decision: str,
     ) -> list[JobReport]:
         outcome, reason = _outcome(found, decision, source, incumbent)
+        reason = reason or ("" if outcome == "frozen" else reason_without_decision)
         is_source = incumbent == source and outcome != "frozen"
         confirmation = None if decision is None else decision.confirmation
         common = JobReport(
@@ -361,6 +389,8 @@ class Search:
             metrics=tuple(one.metric.title for one in self.group.evidence),
             start_score=found.source_score,
             selected_score=found.score,
+            selected_rows=found.rows,
+            val_rows=sum(len(one.split.val) for one in self.group.evidence),
             sealed_before=None if confirmation is None else confirmation.incumbent,
             sealed_after=None if confirmation is None else confirmation.winner,
             sealed_rows=0 if decision is None else sum(len(arm.rows) for arm in decision.winner.values()),
@@ -368,7 +398,7 @@ class Search:
             interval=None if confirmation is None else confirmation.interval,
             p=None if confirmation is None else confirmation.p,
             alpha=alpha,
-            candidate=found.candidate.short_name,
+            candidate="" if found.candidate == source else found.candidate.short_name,
             kept=kept,
             is_cut=found.is_cut,
         )
@@ -465,11 +495,16 @@ def _unconfirmed_reason(snapshots: Iterable[Snapshot]) -> str:
     return next((snapshot.unconfirmed_reason for snapshot in snapshots if snapshot.unconfirmed_reason), "")
 
 
+def _aside_words(named: Sequence[str]) -> str:
+    """Why a winner that ``--prompt-freeze`` does not name is left as it is, unconfirmed and unwritten."""
+    return f"--prompt-freeze {' '.join(named)} leaves every other winner aside"
+
+
 def _outcome(found: Found, decision: Decision | None, source: Candidate, incumbent: Candidate) -> tuple[str, str]:
     if found.candidate == incumbent != source and not (decision and decision.is_frozen):
         return "unchanged", "the search finds what is frozen already"
     if decision is None:
-        return "kept", "nothing better than the source was found"
+        return "kept", ""
     return ("frozen", "") if decision.is_frozen else ("kept", decision.reason)
 
 

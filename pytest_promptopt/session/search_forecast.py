@@ -169,7 +169,8 @@ def _optimizers(run: Run) -> dict[str, Optimizer | str]:
     made: dict[str, Optimizer | str] = {}
     for name in {**OPTIMIZERS, **run.extra_optimizers}:
         try:
-            made[name] = make_optimizer(name, run.settings.optimizer_settings.get(name, {}), extra=run.extra_optimizers)
+            given, typed = run.settings.optimizer_settings.get(name, {}), run.settings.typed_names.get(name, name)
+            made[name] = make_optimizer(name, given, extra=run.extra_optimizers, typed=typed)
         except (UsageError, TypeError) as error:  # one of somebody else's that is not chosen is no misuse
             made[name] = str(error)
     return made
@@ -302,6 +303,7 @@ class _Search:
         is_own_teacher = {proposer == self.campaign.model} | (
             {True} if any(one.model for one in self._called) else set()
         )
+        most_on = {side: self._most_calls_on(side) for side in ("train", "val")}
         for train, val, labelled, calls_per_row, is_own in product(
             self._rows_of("train"), self._rows_of("val"), self._labelled_rows(), calls, is_own_teacher
         ):
@@ -313,7 +315,14 @@ class _Search:
                 calls_per_row=calls_per_row,
                 is_own_teacher=is_own,
                 takes_demos=any(prompt.signature.takes_demos for prompt in self.prompts),
+                calls_on_trainset=min(train * calls_per_row, most_on["train"]),
+                calls_on_valset=min(val * calls_per_row, most_on["val"]),
             )
+
+    def _most_calls_on(self, side: str) -> int:
+        """Calls that one candidate makes at most on all rows of one side, those that metrics share made once."""
+        draws = (draws_of(one.metric, one.called, getattr(one.split, side)) for one in self.metrics)
+        return len(reduce(or_, draws).at_most)
 
     def _rows_of(self, side: str) -> set[int]:
         """The rows of one side: all of them, and those whose calls differ for the prompt that is called least."""

@@ -31,6 +31,7 @@ class Settings:
 
     ``has_own_budget`` says that somebody named the budget: then it counts simulators too. A worker of pytest-xdist has
     its share of what the whole run may spend. ``frozen_on_purpose`` names winners to freeze though nothing proves them.
+    ``typed_names`` is strategy → the name by which its settings were given, which messages use.
     """
 
     rootdir: Path
@@ -44,6 +45,7 @@ class Settings:
     proposer: str | None
     optimizer: str
     optimizer_settings: Mapping[str, Mapping[str, Any]]
+    typed_names: Mapping[str, str]
     catalog: Catalog
     budget: int | None
     has_own_budget: bool
@@ -80,6 +82,7 @@ def read_settings(config: pytest.Config) -> Settings:
     budget = config.getoption("prompt_budget") or config.getini("promptopt_budget") or ""
     rootdir = config.rootpath
     tables = _tool_tables(rootdir / "pyproject.toml")
+    optimizer_settings, typed_names = _optimizer_settings(config, tables)
     share = _share_of(config)
     return Settings(
         rootdir=rootdir,
@@ -92,7 +95,8 @@ def read_settings(config: pytest.Config) -> Settings:
         ini_model=config.getini("promptopt_model") or None,
         proposer=config.getoption("prompt_proposer") or config.getini("promptopt_proposer") or None,
         optimizer=_strategy(config.getoption("prompt_optimizer") or config.getini("promptopt_optimizer") or AUTO),
-        optimizer_settings=_optimizer_settings(config, tables),
+        optimizer_settings=optimizer_settings,
+        typed_names=typed_names,
         catalog=_read_catalog(config, tables, share),
         budget=share.of_calls(_read_budget(budget) if budget else DEFAULT_BUDGET),
         has_own_budget=bool(budget),
@@ -242,19 +246,24 @@ def _strategy(name: str) -> str:
     return CHOSEN_BY_AUTO if name == AUTO else name
 
 
-def _optimizer_settings(config: pytest.Config, tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``[tool.pytest-promptopt.NAME]`` tables, overridden by ``--prompt-set NAME.key=value``."""
+def _optimizer_settings(
+    config: pytest.Config, tables: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """``[tool.pytest-promptopt.NAME]`` tables, overridden by ``--prompt-set NAME.key=value``, and the NAMEs typed."""
     settings: dict[str, dict[str, Any]] = {}
+    typed: dict[str, str] = {}
     for name, table in tables.items():
         if isinstance(table, dict) and name != "models":
             settings.setdefault(_strategy(name), {}).update(table)
+            typed[_strategy(name)] = name
     for assignment in config.getoption("prompt_set") or ():
         name, dot, rest = assignment.partition(".")
         key, equals, value = rest.partition("=")
         if not (dot and equals and name and key):
             raise pytest.UsageError(f"--prompt-set {assignment}: write it as NAME.key=value, such as copro.breadth=5")
         settings.setdefault(_strategy(name), {})[key] = value
-    return settings
+        typed[_strategy(name)] = name
+    return settings, typed
 
 
 def _read_catalog(config: pytest.Config, tables: Mapping[str, Any], share: Share) -> Catalog:

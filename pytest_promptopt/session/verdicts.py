@@ -213,7 +213,17 @@ def _prompt_state(run: Run, item: MetricItem, prompt: AnyPrompt, call: PromptCal
         has_moved=has_moved,
         is_text=prompt.signature.template is not None,
         unconfirmed=snapshot.unconfirmed_reason,
+        search_options=_search_options(run, snapshot),
     )
+
+
+def _search_options(run: Run, snapshot: Snapshot) -> str:
+    """What to type to find an unconfirmed snapshot again; empty for one that is confirmed."""
+    if not snapshot.unconfirmed_reason or snapshot.frozen is None:
+        return ""
+    from pytest_promptopt.session.again import options_that_found  # what optimizers need is of no use to a plain run
+
+    return options_that_found(run, snapshot.frozen.provenance)
 
 
 def _instructions(prompt: AnyPrompt, snapshot: Snapshot, *, has_moved: bool) -> tuple[str | None, str | None]:

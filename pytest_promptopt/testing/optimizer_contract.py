@@ -24,6 +24,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from math import isclose
 from random import Random
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from pytest_promptopt.errors import LMError, LMErrorKind
 from pytest_promptopt.optimizers.base import (
@@ -37,7 +38,7 @@ from pytest_promptopt.optimizers.base import (
     Task,
     Trace,
 )
-from pytest_promptopt.optimizers.driver import Event, Found, guarded
+from pytest_promptopt.optimizers.driver import Event, Found, Proposed, RoundEnded, guarded
 from pytest_promptopt.optimizers.evaluating import announce, renumbered
 from pytest_promptopt.optimizers.registry import make_optimizer, read_settings
 from pytest_promptopt.prompts.candidate import Candidate
@@ -276,6 +277,29 @@ class OptimizerContract:
         scores = [outcome_of(seen.found.candidate, row).score for row in task.valset]
         assert isclose(seen.found.score, _weighted_mean(task.valset, scores, task.weights))
 
+    def test_the_pick_follows_the_weights(self) -> None:
+        """Who gains where it counts is taken, not who gains on more rows."""
+        task = make_task(train=12, val=12, weights={METRIC: 9.0, "test_tone": 1.0})
+        heavy = [row for row in (*task.trainset, *task.valset) if row.metric == METRIC]
+
+        def gains_where_it_counts(candidate: Candidate) -> bool:
+            return int(candidate.digest[0], 16) % 2 == 0
+
+        def judge(candidate: Candidate, row: Row) -> Outcome:
+            number = int(row.id.rpartition("-")[2]) % len(TOPICS)
+            most = 1 if candidate == task.source else 5 if gains_where_it_counts(candidate) else 0
+            fewest = 6 if candidate != task.source and not gains_where_it_counts(candidate) else 1
+            right = number < (max(1, most) if row in heavy else fewest)
+            return replace(outcome_of(candidate, row), score=float(right))
+
+        def holds(seed: int) -> None:
+            found = self._search(task, seed=seed, judge=judge).found
+            tried = [trial.candidate for trial in found.trials[1:]]
+            if any(map(gains_where_it_counts, tried)):
+                assert gains_where_it_counts(found.candidate)
+
+        self._for_all(holds, seed=seeds())
+
     def test_rows_without_a_score_are_left_out(self) -> None:
         """A metric may skip a row, always or under some candidates; that is no zero."""
 
@@ -371,6 +395,30 @@ class OptimizerContract:
                 _check_beginning(cut, whole)
 
         self._for_all(holds, task=tasks(), seed=seeds(), own=_booleans(), share=4)
+
+    def test_every_rejection_is_told_wherever_the_budget_ends(self) -> None:
+        """Of a text that became no candidate, the reader hears before the budget can end."""
+
+        def holds(task: Task, seed: int) -> None:
+            whole = self._search(task, seed=seed, proposer=_broken_off_by_turns)
+            rejected = _rejected_texts(whole)
+            for end_at in _ends_of(whole):
+                cut = self._search(task, seed=seed, proposer=_broken_off_by_turns, end_at=end_at)
+                heard = {event.text for event in cut.events if isinstance(event, Proposed)}
+                assert heard & rejected <= _rejected_texts(cut)
+
+        self._for_all(holds, task=tasks(), seed=seeds(), share=4)
+
+    def test_a_search_that_tries_nothing_says_why(self) -> None:
+        """One that ends by itself and asked for nothing announced something."""
+
+        def holds(task: Task, seed: int, most: int) -> None:
+            told = replace(task, max_calls=most, calls_on_valset=len(task.valset) * len(task.prompts))
+            seen = self._search(told, seed=seed, max_calls=most)
+            if seen.search is not None and not seen.found.is_cut and not seen.world.batches:
+                assert any(isinstance(event, RoundEnded) and event.text for event in seen.events)
+
+        self._for_all(holds, task=tasks(), seed=seeds(), most=_integers(0, 12))
 
     def test_it_stops_as_well_inside_other_strategies(self) -> None:
         """One that yields from it, and one that has rounds before it."""
@@ -559,6 +607,17 @@ def _never_twice(start: int) -> Callable[[Completion], str]:
     """A proposer that counts its replies, so that no two are alike."""
     numbers = iter(range(start, start + 1_000_000))
     return lambda completion: propose(completion).replace("Or", f"Attempt {next(numbers)}: or")
+
+
+def _broken_off_by_turns(completion: Completion) -> str:
+    """Every second draw a text whose fence never closes, another one for each request."""
+    reply = propose(completion)
+    number = crc32(repr(completion.messages).encode())
+    return f"```\nBroken off {number} {completion.draw}" if completion.draw % 2 else reply
+
+
+def _rejected_texts(seen: Seen) -> set[str]:
+    return {each.subject for each in seen.found.rejected if isinstance(each.subject, str)}
 
 
 def _state_of_shared_generators() -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -16,6 +17,20 @@ SEARCHABLE, SEALED = 39, 21
 
 MINIMUM = SEARCHABLE + 2 * SEALED
 """The source on the searchable rows, then source and winner on the sealed ones."""
+
+IDLE = """
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    def search(self, task, rng):
+        return task.source
+        yield
+
+    def expected_calls(self, sizes):
+        return 0, 0
+"""
 
 
 def _tell(desk: Desk, *arguments: str) -> pytest.RunResult:
@@ -62,6 +77,7 @@ def test_a_budget_below_the_reserve_is_refused_with_the_minimum_before_any_call(
     assert desk.asked() == []
     assert f"--prompt-budget {budget} is below the reserve" in words(result)
     assert f"give --prompt-budget {MINIMUM} or more" in words(result)
+    assert "interrupted" not in words(result)
 
 
 def test_the_minimum_that_is_named_then_works(project: Any) -> None:
@@ -108,6 +124,52 @@ def test_a_search_that_the_budget_cut_says_so_and_is_no_failure(project: Any) ->
     assert result.ret == 0
     assert desk.frozen_files() == {}
     result.stdout.fnmatch_lines(["*the budget ended the search*"])
+
+
+@pytest.mark.parametrize("strategy", ["copro", "reflect-race"])
+@pytest.mark.parametrize("left", [0, 5])
+def test_a_search_that_could_try_nothing_says_how_little_was_left_for_it(
+    project: Any, strategy: str, left: int
+) -> None:
+    desk = Desk(project)
+    desk.replace("test_desk.py", ", threshold=0.8", "")
+    result = desk.optimize("--prompt-budget", str(MINIMUM + left), "--prompt-optimizer", strategy)
+    assert result.ret == 0
+    reason = f"nothing was tried: the budget left {left} calls for the search; give a larger --prompt-budget"
+    assert desk.jobs()["desk.route"]["reason"] == reason
+    assert json.loads(desk.read(".promptopt/events.jsonl").splitlines()[-1])["reason"] == reason
+    assert reason in words(result)
+
+
+def test_a_search_with_room_to_try_that_had_nothing_to_does_not_blame_the_budget(project: Any) -> None:
+    desk = Desk(project)
+    desk.replace("test_desk.py", ", threshold=0.8", "")
+    desk.write("idle.py", IDLE)
+    offer = "\n\ndef pytest_promptopt_optimizers():\n    return {'idle': 'idle:Idle'}\n"
+    desk.write("conftest.py", desk.read("conftest.py") + offer)
+    assert desk.optimize("--prompt-optimizer", "idle", "--prompt-budget", "300").ret == 0
+    assert desk.jobs()["desk.route"]["reason"] == "nothing was tried: idle had nothing to try here"
+
+
+def test_a_candidate_that_ran_on_a_few_rows_was_tried(project: Any) -> None:
+    desk = Desk(project)
+    desk.replace("test_desk.py", ", threshold=0.8", "")
+    desk.write(
+        "trouble.py", "def trouble(request, is_proposal):\n    return 'Tell the team.' if is_proposal else None\n"
+    )
+    _tell(desk, "--prompt-budget", str(MINIMUM + 12), "--prompt-set", "auto.num_demo_sets=0")
+    assert desk.jobs()["desk.route"]["reason"] == "nothing better than the source was found"
+
+
+def test_a_winner_of_a_short_race_says_on_how_few_rows_it_was_chosen(project: Any) -> None:
+    desk = Desk(project)
+    result = _tell(desk, "--prompt-budget", str(MINIMUM + 12))
+    assert result.ret == 0
+    job = desk.jobs()["desk.route"]
+    assert (job["selected_rows"], job["val_rows"]) == (8, 19)
+    assert "chosen on 8 of 19 val rows" in words(result)
+    _tell(desk)
+    assert "val rows;" not in words(_tell(desk))
 
 
 def test_jobs_share_what_remains(project: Any) -> None:

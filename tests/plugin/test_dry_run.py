@@ -240,6 +240,19 @@ def test_a_search_by_two_metrics_that_share_rows_calls_as_often_as_was_told(unsu
 
 
 @pytest.mark.parametrize("name", ["labeled-few-shot", "bootstrap-few-shot"])
+def test_calls_that_metrics_of_a_program_share_do_not_widen_the_count_of_a_search(unsure: Desk, name: str) -> None:
+    with_two_prompts(unsure)
+    sharing = SHARING.replace('"tickets"', '"tickets", labels={"route": "team", "check": "team"}')
+    unsure.write("test_desk.py", unsure.read("test_desk.py") + sharing)
+    told = unsure.optimize("--prompt-dry-run", "--prompt-optimizer", name)
+    asked = search_for_real(unsure, "--prompt-optimizer", name, calls_per_row=2)
+    search, _ = of_strategies(told)[name]
+    assert asked.search in search
+    assert asked.search == 2 * len(split_of().val)
+    assert search.most <= 1.5 * asked.search
+
+
+@pytest.mark.parametrize("name", ["labeled-few-shot", "bootstrap-few-shot"])
 def test_where_labels_are_named_the_count_of_a_simple_search_is_exact(unsure: Desk, name: str) -> None:
     search, _ = of_strategies(unsure.optimize("--prompt-dry-run"))[name]
     val = len(split_of().val)

@@ -235,7 +235,7 @@ def test_a_killed_run_leaves_what_happened_until_then(project: Any) -> None:
     )
     killed = desk.run_apart("--optimize-prompts", "--prompt-concurrency", "1")
     assert killed.ret == -signal.SIGKILL
-    assert [line["event"] for line in _log(desk)] == ["candidate", "search_started", "proposed"]
+    assert [line["event"] for line in _log(desk)] == ["candidate", "search_started", "rows_scored", "proposed"]
     assert whole.startswith(_bytes(desk))
 
 
@@ -257,6 +257,14 @@ def test_a_run_that_only_collects_leaves_the_log_as_it_is(project: Any) -> None:
     assert desk.optimize("--prompt-dry-run").ret == 0
     desk.optimize("--prompt-optimizer", "unknown")
     desk.run()
+    assert _bytes(desk) == before
+
+
+def test_misuse_leaves_the_log_of_the_last_run_as_it_is(project: Any) -> None:
+    desk = Desk(project)
+    desk.freeze()
+    before = _bytes(desk)
+    assert desk.optimize("--prompt-budget", "10").ret == pytest.ExitCode.USAGE_ERROR
     assert _bytes(desk) == before
 
 
@@ -385,7 +393,7 @@ def test_one_event_is_one_line_for_every_reader_whatever_its_text_holds(
     log.close()
     lines = log.path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"event": "proposed", "draw": draw, "text": text} for draw, text in enumerate(texts)
+        {"event": "proposed", "prompt": "", "draw": draw, "text": text} for draw, text in enumerate(texts)
     ]
 
 

@@ -248,6 +248,77 @@ def test_a_winner_on_one_model_leaves_the_other_models_as_they_are(project: Any)
     assert outcomes == {"scripted/learner": "kept", "scripted/other": "frozen"}
 
 
+def test_other_winners_of_that_run_are_left_aside_however_good_they_are(project: Any) -> None:
+    desk = _unproven_desk(project)
+    both = ("--prompt-model", "scripted/learner", "--prompt-model", "scripted/other")
+    desk.write(
+        "trouble.py",
+        """
+        def trouble(request, is_proposal):
+            if is_proposal and request.model == "scripted/other":
+                return "```\\nChoose billing for: refund, invoice, receipt, discount, charged.\\n```"
+        """,
+    )
+    assert desk.optimize(*both).ret == 0
+    before = desk.frozen_files()
+    name = desk.jobs()["desk.route on scripted/other"]["candidate"]
+    desk.ini()  # by now the other one would be confirmed, and frozen
+    desk.forget_asked()
+    result = desk.optimize(*both, "--prompt-freeze", name)
+    assert result.ret == 0
+    assert desk.asked() == []
+    job = desk.jobs()["desk.route on scripted/learner"]
+    assert (job["outcome"], job["kept"], job["p"]) == ("kept", "", None)
+    assert job["reason"] == f"--prompt-freeze {name} leaves every other winner aside"
+    after = desk.frozen_files()
+    assert {path for path in after if after[path] != before.get(path)} == {
+        path.replace("learner", "other") for path in (SNAPSHOT, BASELINE)
+    }
+
+
+ANOTHER_WAY = (
+    *("--prompt-optimizer", "labeled-few-shot", "--prompt-set", "labeled-few-shot.k=6"),
+    *("--prompt-seed", "3", "--prompt-budget", "300"),
+)
+
+
+def test_a_freeze_without_the_options_that_found_it_freezes_nothing_and_names_them(project: Any) -> None:
+    desk = _unproven_desk(project)
+    name = _keep(desk, *ANOTHER_WAY)
+    before, kept = desk.frozen_files(), _kept_file(desk, name).read_bytes()
+    desk.ini()  # what copro finds would be confirmed
+    result = desk.optimize("--prompt-freeze", name)
+    assert result.ret == 1
+    assert desk.frozen_files() == before
+    said = words(result)
+    assert f"--prompt-freeze {name}: no search found it; found instead: p-" in said
+    assert f"{name} lies in .promptopt/kept/{name}; to find it again, type the same command with" in said
+    assert f"with {' '.join(ANOTHER_WAY)}" in said
+    desk.ini(HARD_TO_PROVE)
+    assert desk.optimize("--prompt-freeze", name, *ANOTHER_WAY).ret == 0
+    assert (desk.path / SNAPSHOT).read_bytes() == kept
+
+
+def test_where_all_options_are_the_same_the_rows_or_the_code_are_to_blame(project: Any) -> None:
+    desk = _unproven_desk(project)
+    name = _keep(desk)
+    desk.write("trouble.py", "def trouble(request, is_proposal):\n    return 'no prompt' if is_proposal else None\n")
+    desk.replace("desk.py", "Decide which team should answer.", GOOD_INSTRUCTION)
+    result = desk.optimize("--prompt-freeze", name)
+    assert result.ret == 1
+    assert f"{name} lies in .promptopt/kept/{name} and was found with these options" in words(result)
+
+
+def test_a_plain_run_tells_how_to_try_again_with_the_options_that_found_it(project: Any) -> None:
+    desk = _unproven_desk(project)
+    name = _keep(desk, *ANOTHER_WAY)
+    assert desk.optimize("--prompt-freeze", name, *ANOTHER_WAY).ret == 0
+    said = words(desk.run())
+    assert f"try again: pytest --optimize-prompts --prompt route {' '.join(ANOTHER_WAY)}" in said
+    desk.ini(HARD_TO_PROVE, "promptopt_seed = 3")
+    assert "labeled-few-shot.k=6 --prompt-budget 300" in words(desk.run())  # the ini file says the seed anyway
+
+
 # --- what comes after -------------------------------------------------------------------------------------------------
 
 

@@ -599,6 +599,29 @@ def test_another_seed_is_another_search_and_the_same_one_the_same(project: Any) 
     assert winners[0] == winners[2] != winners[1]
 
 
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words_of_it"),
+    [
+        ("auto.num_proposal=3", "Optimizer 'auto' has no setting 'num_proposal'. Did you mean 'num_proposals'?"),
+        ("reflect-race.num_proposal=3", "Optimizer 'reflect-race' has no setting 'num_proposal'."),
+        ("auto.num_proposals=few", "not 'few', such as --prompt-set auto.num_proposals=3"),
+        ("auto.restart_share=some", "auto.restart_share must be a number, not 'some', such as"),
+        ("gepa.use_merge=maybe", "such as --prompt-set gepa.use_merge=true"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_named_as_it_was_typed_with_an_example(
+    project: Any, assignment: str, words_of_it: str
+) -> None:
+    desk = Desk(project)
+    result = desk.optimize("--prompt-set", assignment, "--prompt-optimizer", assignment.partition(".")[0])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert words_of_it in words(result)
+    assert desk.asked() == []
+
+
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
@@ -617,6 +640,7 @@ def test_ctrl_c_keeps_what_was_confirmed_before_and_writes_nothing_by_halves(pro
     )
     result = desk.run_apart("--optimize-prompts")
     assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "interrupted: every reply that came is kept" in words(result)
     assert [*desk.frozen_files()] == [SNAPSHOT, BASELINE]
     assert stray_files(desk.path) == []
     first = desk.frozen_files()
