@@ -53,8 +53,7 @@ def _differences(run: Run, provenance: Mapping[str, Json]) -> Iterator[tuple[str
     if isinstance(seed, int) and seed != settings.seed:
         yield "--prompt-seed", str(seed)
     budget = provenance.get("budget")
-    mine: Json = ("none" if settings.budget is None else settings.budget) if settings.has_own_budget else None
-    if isinstance(budget, int | str) and budget != mine:
+    if isinstance(budget, int) and not (settings.has_own_budget and budget == settings.budget):
         yield "--prompt-budget", str(budget)
 
 

@@ -324,8 +324,8 @@ def provenance_of(
     record |= {"optimizer": settings.optimizer, "seed": settings.seed, "calls": calls}
     if settings.proposer:
         record["proposer"] = settings.proposer
-    if settings.has_own_budget:
-        record["budget"] = "none" if settings.budget is None else settings.budget
+    if settings.has_own_budget and settings.budget is not None:
+        record["budget"] = settings.budget
     record |= {
         "parent": parent,
         "dataset": content_digest(list(rows)),
