@@ -113,10 +113,11 @@ class LMError(PromptOptError):
 
 
 class UnrecordedError(LMError):
-    """The reply is not recorded and this run may make no call."""
+    """The reply is not recorded and this run may make no call; ``draw`` is the call, as the client knows it."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, draw: object = None) -> None:
         super().__init__(message, kind=LMErrorKind.UNRECORDED)
+        self.draw = draw
 
 
 class BudgetExhausted(BaseException):
