@@ -56,7 +56,8 @@ BASELINE = Baseline(
 )
 
 names = st.text(max_size=12) | st.text(alphabet="'\"\\\n\r\t .=#[]<>\ufeff\u202e", max_size=12)
-rows = st.builds(BaselineRow, id=names, digest=names, score=st.floats(0, 1), group=st.none() | names)
+scores = st.floats(0, 1)
+rows = st.builds(BaselineRow, id=names, digest=names, score=scores, group=st.none() | names, anchor=st.none() | scores)
 baselines = st.builds(
     Baseline,
     metric=st.just(BASELINE.metric),
@@ -67,6 +68,7 @@ baselines = st.builds(
     rows=st.lists(rows, max_size=6, unique_by=lambda row: row.id).map(tuple),
     sealed=st.lists(names, max_size=3).map(tuple),
     salt=names,
+    blessings=st.integers(0, 40),
 )
 promises = settings(max_examples=120, deadline=None, derandomize=True)
 
@@ -108,6 +110,28 @@ def test_a_row_that_moved_is_one_line_of_a_diff() -> None:
     assert [new for old, new in pairs if old != new] == ['t-001 = { score = 0.5, digest = "7777777777777777" }']
 
 
+ANCHORED = GOLDEN.replace("[sealed]", "[anchor]\nblessings = 3\n\n[sealed]").replace(
+    "t-002 = { score = 0.0, digest", "t-002 = { score = 0.0, anchor = 1.0, digest"
+)
+
+
+def test_a_row_that_scored_better_when_the_scores_were_best_says_so_beside_its_score() -> None:
+    first, *others = BASELINE.rows
+    rows = (first, *others[:-1], replace(others[-1], anchor=1.0))
+    assert dump_baseline(replace(BASELINE, rows=rows, blessings=3)) == ANCHORED
+    assert read_baseline(ANCHORED, path=PATH) == replace(BASELINE, rows=rows, blessings=3)
+
+
+def test_an_anchor_that_is_the_score_itself_is_not_written() -> None:
+    same = tuple(replace(row, anchor=row.score) for row in BASELINE.rows)
+    assert replace(BASELINE, rows=same, blessings=7) == BASELINE
+    assert read_baseline(GOLDEN.replace("[sealed]", "[anchor]\nblessings = 3\n\n[sealed]"), path=PATH) == BASELINE
+
+
+def test_a_file_whose_anchors_were_merged_by_hand_is_at_least_one_blessing_old() -> None:
+    assert read_baseline(ANCHORED.replace("[anchor]\nblessings = 3\n\n", ""), path=PATH).blessings == 1
+
+
 def test_ten_thousand_rows_come_back() -> None:
     many = tuple(BaselineRow(id=f"t-{number:05}", digest="7" * 16, score=number % 2) for number in range(10_000))
     baseline = replace(BASELINE, rows=many)
@@ -126,6 +150,8 @@ def test_a_baseline_that_saw_no_freeze_has_no_winners_and_no_salt() -> None:
 def test_a_score_that_is_none_never_becomes_a_baseline(score: float) -> None:
     with pytest.raises(ValueError, match="not between 0 and 1"):
         replace(BASELINE, rows=(BaselineRow(id="t-001", digest="7", score=score),))
+    with pytest.raises(ValueError, match="not between 0 and 1"):
+        replace(BASELINE, rows=(BaselineRow(id="t-001", digest="7", score=0.5, anchor=score),))
 
 
 def test_two_rows_with_one_id_never_become_a_baseline() -> None:
@@ -157,6 +183,10 @@ BROKEN = {
     "a score that is a date": ("score = 1.0", "score = 2026-01-01", 20, "a number, not a date or a time"),
     "a score above 1": ("score = 1.0", "score = 1.5", 20, "1.5 is not between 0 and 1"),
     "a score that is no score": ("score = 1.0", "score = nan", 20, "nan is not between 0 and 1"),
+    "an anchor above 1": ("score = 1.0", "score = 1.0, anchor = 2", 20, "the anchor 2.0 is not between 0 and 1"),
+    "an anchor that is no number": ("score = 1.0", "score = 1.0, anchor = 'x'", 20, "a number, not a string"),
+    "blessings that are no number": ("[sealed]", "[anchor]\nblessings = 'x'\n[sealed]", 12, "must be a whole number"),
+    "an unknown key of the anchor": ("[sealed]", "[anchor]\nblessing = 3\n[sealed]", 12, "mean 'blessings'?"),
     "no score": ("score = 1.0, ", "", 20, "'score' is missing"),
     "another way to read": ('reads = "sealed"', 'reads = "some"', 4, "must be 'all' or 'sealed', not 'some'"),
     "another metric inside": (

@@ -21,17 +21,30 @@ SEARCHED_WIDTH = 100
 
 Reads: TypeAlias = Literal["all", "sealed"]
 
-_KEYS = ("format", "metric", "model", "reads", "metric_digest", "prompts", "sealed", "searched", "rows")
+_KEYS = ("format", "metric", "model", "reads", "metric_digest", "prompts", "anchor", "sealed", "searched", "rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineRow:
-    """One row's score in [0, 1]; ``digest`` is that of the row's content, ``group`` its split key if it has one."""
+    """One row's score in [0, 1]; ``digest`` is that of the row's content, ``group`` its split key if it has one.
+
+    ``anchor`` is what the row scored when the metric's accepted scores were best, ``None`` where that is its ``score``.
+    """
 
     id: str
     digest: str
     score: float
     group: str | None = None
+    anchor: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.anchor == self.score:
+            object.__setattr__(self, "anchor", None)
+
+    @property
+    def anchored(self) -> float:
+        """The score to which the anchor holds this row."""
+        return self.score if self.anchor is None else self.anchor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +54,9 @@ class Baseline:
     ``reads`` says whether the metric reads all its rows or, after a freeze, the sealed ones. ``prompts`` gives the
     digest of what ran under each prompt's name. ``sealed`` holds the digests of all winners ever confirmed on these
     rows, oldest first, those under another ``salt`` as ``salt:digest``. ``searched`` are the ids of the rows that the
-    search saw. ``rows`` are kept sorted by id. Raises ``ValueError`` for an id that stands twice and for a score
+    search saw. ``blessings`` is how many blessings ago the rows' anchors were their scores, 0 where they still are;
+    ``is_anchor_warned`` says that the last of them accepted scores proven worse than the anchor, and kept it.
+    ``rows`` are kept sorted by id. Raises ``ValueError`` for an id that stands twice and for a score
     outside [0, 1].
     """
 
@@ -54,6 +69,8 @@ class Baseline:
     sealed: tuple[str, ...]
     salt: str = ""
     searched: tuple[str, ...] = ()
+    blessings: int = 0
+    is_anchor_warned: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(sorted(self.rows, key=lambda row: row.id)))
@@ -61,8 +78,16 @@ class Baseline:
             if count > 1:
                 raise ValueError(f"the row {row_id!r} stands {count} times")
         for row in self.rows:
-            if not 0 <= row.score <= 1:
-                raise ValueError(f"the score of row {row.id!r} is {row.score}, not between 0 and 1")
+            for score in (row.score, row.anchored):
+                if not 0 <= score <= 1:
+                    raise ValueError(f"the score of row {row.id!r} is {score}, not between 0 and 1")
+        object.__setattr__(self, "blessings", max(1, self.blessings) if self.has_anchor else 0)
+        object.__setattr__(self, "is_anchor_warned", self.is_anchor_warned and self.has_anchor)
+
+    @property
+    def has_anchor(self) -> bool:
+        """Whether the best accepted scores are others than these."""
+        return any(row.anchor is not None for row in self.rows)
 
 
 def read_baseline(text: str, *, path: Path, metric: str | None = None, model: str | None = None) -> Baseline:
@@ -92,6 +117,8 @@ def dump_baseline(baseline: Baseline) -> str:
     fill(document, _head(baseline))
     prompts: Iterator[Line] = (((name,), digest) for name, digest in sorted(baseline.prompts.items()))
     document.append("prompts", fill(tomlkit.table(), prompts))
+    if baseline.has_anchor:
+        document.append("anchor", fill(tomlkit.table(), _anchor(baseline)))
     sealed = fill(tomlkit.table(), [(("salt",), baseline.salt)] if baseline.salt else [])
     document.append("sealed", sealed.append("winners", text_list(baseline.sealed)))
     return document.as_string() + _searched(baseline.searched) + _rows(baseline.rows)
@@ -103,6 +130,12 @@ def _head(baseline: Baseline) -> Iterator[Line]:
     yield ("model",), baseline.model
     yield ("reads",), baseline.reads
     yield ("metric_digest",), baseline.metric_digest
+
+
+def _anchor(baseline: Baseline) -> Iterator[Line]:
+    yield ("blessings",), baseline.blessings
+    if baseline.is_anchor_warned:
+        yield ("warned",), True
 
 
 def _searched(ids: Iterable[str]) -> str:
@@ -125,13 +158,16 @@ def _rows(rows: Iterable[BaselineRow]) -> str:
 
 
 def _fields(row: BaselineRow) -> str:
-    fields = f"score = {float(row.score)!r}, digest = {quoted(row.digest)}"
+    anchor = "" if row.anchor is None else f"anchor = {float(row.anchor)!r}, "
+    fields = f"score = {float(row.score)!r}, {anchor}digest = {quoted(row.digest)}"
     return fields if row.group is None else f"{fields}, group = {quoted(row.group)}"
 
 
 def _baseline(top: Table) -> Baseline:
     sealed = top.table("sealed")
     sealed.require_only(("salt", "winners"))
+    anchor = top.table("anchor")
+    anchor.require_only(("blessings", "warned"))
     return Baseline(
         metric=top.text("metric"),
         model=top.text("model"),
@@ -142,6 +178,8 @@ def _baseline(top: Table) -> Baseline:
         sealed=sealed.texts("winners"),
         salt=sealed.optional_text("salt") or "",
         searched=_read_searched(top),
+        blessings=anchor.take("blessings", int, "a whole number") if "blessings" in anchor.values else 0,
+        is_anchor_warned=anchor.take("warned", bool, "true or false") if "warned" in anchor.values else False,
     )
 
 
@@ -163,12 +201,18 @@ def _reads(top: Table) -> Reads:
 def _read_rows(rows: Table) -> Iterator[BaselineRow]:
     for row_id in rows.values:
         row = rows.required_table(row_id)
-        row.require_only(("score", "digest", "group"))
-        yield BaselineRow(id=row_id, digest=row.text("digest"), score=_score(row), group=row.optional_text("group"))
+        row.require_only(("score", "anchor", "digest", "group"))
+        yield BaselineRow(
+            id=row_id,
+            digest=row.text("digest"),
+            score=_score(row, "score"),
+            group=row.optional_text("group"),
+            anchor=_score(row, "anchor") if "anchor" in row.values else None,
+        )
 
 
-def _score(row: Table) -> float:
-    score = row.number("score")
+def _score(row: Table, key: str) -> float:
+    score = row.number(key)
     if not 0 <= score <= 1:
-        raise row.fault(f"the score {score} is not between 0 and 1", key="score")
+        raise row.fault(f"the {key} {score} is not between 0 and 1", key=key)
     return score
