@@ -3,7 +3,7 @@
 The order of things, for anyone who writes one:
 
 1. The driver calls ``search(task, rng)`` once. ``task.source`` is where every search starts; its scores on train and
-   val rows are already known, so asking for them again costs nothing.
+   val rows are already known, so asking for them again costs nothing. So are those of ``task.seeds`` on val rows.
 2. The generator yields one request at a time: :class:`Evaluate`, :class:`Trace`, :class:`Complete`,
    :class:`CallsLeft`, :class:`Reject`, :class:`Announce`. What ``yield`` returns is written at each of them, in the
    order of what was asked.
@@ -172,6 +172,10 @@ class Task:
 
     ``max_calls`` is what the budget leaves it, and ``calls_on_valset`` what one run over the val rows takes (``None``
     where nothing limits it, or nobody knows): a strategy may plan by them, and is stopped by the driver in any case.
+
+    ``seeds`` are what searches on other models found for the same prompts. The driver scores them on all val rows
+    before the search, so asking for that costs nothing, and a strategy that asks decides itself what they are worth.
+    Those that it never asked for compete with its answer.
     """
 
     prompts: tuple[TunablePrompt, ...]
@@ -181,6 +185,7 @@ class Task:
     weights: Mapping[str, float]
     max_calls: int | None = None
     calls_on_valset: int | None = None
+    seeds: tuple[Candidate, ...] = ()
 
     @property
     def takes_demos(self) -> bool:

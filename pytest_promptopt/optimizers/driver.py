@@ -2,7 +2,8 @@
 
 It never pays twice for one (candidate, row), refuses a batch that the allowance cannot hold before any of it runs, and
 falls back to the best candidate that was scored on all val rows whenever a strategy ends without a better answer. An
-answer that the budget kept from the last of these rows is compared on those that it ran on.
+answer that the budget kept from the last of these rows is compared on those that it ran on. What searches on other
+models found is scored first, and never taken for as good here as it was there.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class Found:
 
     ``score`` is the winner's on the ``rows`` val rows that it was chosen by, so it is optimistic, ``source_score`` the
     source's on the same ones; ``trials`` are in the order of evaluation, the source first; ``is_cut`` says that the
-    budget ended the search.
+    budget ended the search. ``seeds`` are those of the task that were tried.
     """
 
     candidate: Candidate
@@ -189,7 +190,11 @@ class Found:
     is_cut: bool
     rejected: tuple[Rejection, ...]
     calls: int
+    seeds: tuple[Candidate, ...] = ()
 
+
+SEEDS_SHARE = 0.5
+"""Of the calls that a search may make, as much goes to the winners of other models; the others are for its own."""
 
 FEWEST_COMMON_ROWS = 8
 """A candidate that the budget kept from the rest of the val rows may win on so many of them, and on no fewer."""
@@ -219,7 +224,8 @@ def drive(
     """Run ``optimizer`` on ``task`` and return the best candidate it found, the source if none is better.
 
     ``known`` are the source's outcomes from the baseline run, prompt calls included, ``calls_per_row`` how many calls a
-    row made there. A source with full marks on all val rows cannot be beaten, so nothing is searched then. Raises
+    row made there. Full marks on all val rows cannot be beaten, so nothing is searched where the source has them, or a
+    seed of the ``task``: these are scored first, as many of them as fit into their share of the allowance. Raises
     ``UsageError`` when no val row has a score, ``BudgetExhausted`` when not even the source could be scored, and
     whatever ended the workbench's work.
     """
@@ -228,7 +234,11 @@ def drive(
     ledger = _Ledger(task, workbench, allowance, known, calls_per_row, observer)
     ledger.tell_what_is_known()
     start = ledger.score_source()
-    answer, is_cut = (task.source, False) if start.score >= 1.0 else _converse(optimizer.search(task, rng), ledger)
+    seeds = ledger.score_seeds() if start.score < 1.0 else ()
+    answer, is_cut = None, False
+    if ledger.best().score < 1.0:
+        left = replace(task, seeds=seeds, max_calls=allowance.remaining)
+        answer, is_cut = _converse(optimizer.search(left, rng), ledger)
     verdict, is_short = ledger.judge(answer)
     return Found(
         candidate=verdict.candidate,
@@ -239,6 +249,7 @@ def drive(
         is_cut=is_cut or is_short,
         rejected=tuple(ledger.rejected),
         calls=allowance.calls - calls_before,
+        seeds=seeds,
     )
 
 
@@ -327,6 +338,7 @@ class _Ledger:
         self.observer = observer
         self.rows = frozenset((*task.trainset, *task.valset))
         self.trials: dict[Candidate, Trial] = {}
+        self.asked: set[Candidate] = set()
         self.out: set[Candidate] = set()
         self.faulty: dict[Candidate, str] = {}
         self.rejected: list[Rejection] = []
@@ -349,12 +361,29 @@ class _Ledger:
         self.start_score = score
         return self.trials.setdefault(self.task.source, Trial(candidate=self.task.source, score=score))
 
+    def score_seeds(self) -> tuple[Candidate, ...]:
+        """Score the winners of other models, each on all val rows, within their share; gives those that were tried."""
+        before, left = self.allowance.calls, self.allowance.remaining
+        tried: list[Candidate] = []
+        for seed in self.task.seeds:
+            pairs = [(seed, row) for row in self.task.valset]
+            if left is not None and self.allowance.calls - before + self.count_calls(pairs) > SEEDS_SHARE * left:
+                continue
+            try:
+                self.evaluate(pairs)
+            except BudgetExhausted:
+                break
+            tried.append(seed)
+        return tuple(tried)
+
     def answer(self, request: Request) -> Response:
         """Do what the strategy asks for."""
         match request:
             case Evaluate():
+                self.asked.update(candidate for candidate, _ in request.pairs)
                 return self.evaluate(request.pairs)
             case Trace():
+                self.asked.update(candidate for candidate, _ in request.pairs)
                 return self.trace(request.pairs, request.attempt)
             case Complete():
                 return self.complete(request.completions)
@@ -438,9 +467,13 @@ class _Ledger:
 
     def refuse_beyond_allowance(self, pairs: Sequence[Pair]) -> None:
         """Refuse a batch as a whole, so that none of it is paid for and then thrown away."""
-        calls = sum(self.calls_per_row.get(row, self.usual_calls) for _, row in pairs)
+        calls = self.count_calls(pairs)
         if not self.allowance.covers(calls):
             raise BudgetExhausted(f"{len(pairs)} rows with about {calls} calls do not fit into the calls that are left")
+
+    def count_calls(self, pairs: Sequence[Pair]) -> int:
+        """About as many calls as ``pairs`` take, by what the source took."""
+        return sum(self.calls_per_row.get(row, self.usual_calls) for _, row in pairs)
 
     def note_rows(self, outcomes: Mapping[Pair, Outcome], *, teacher_attempt: int | None) -> None:
         """Say how each candidate did on its rows."""
@@ -511,7 +544,13 @@ class _Ledger:
             return self.verdict_on_common_rows(answer) or self.verdict_on(self.best()), True
         start = self.trials[self.task.source]
         trial = self.trials.get(answer) or self.best()
-        return self.verdict_on(trial if trial.score >= start.score else start), False
+        best = max([trial, *self.overlooked_seeds()], key=lambda each: each.score)
+        return self.verdict_on(best if best.score >= start.score else start), False
+
+    def overlooked_seeds(self) -> list[Trial]:
+        """The winners of other models that the strategy never asked about."""
+        seeds = (seed for seed in self.task.seeds if seed not in self.asked)
+        return [self.trials[seed] for seed in seeds if seed in self.trials]
 
     def verdict_on(self, trial: Trial) -> _Verdict:
         return _Verdict(

@@ -189,7 +189,9 @@ class _Hunt:
         task, settings, source = self.task, self.settings, self.task.source
         outcomes = yield from evaluate((source, row) for row in task.valset)
         self.order = self.balance(dict(zip(task.valset, outcomes, strict=True)))
-        self.enter(source, (yield from evaluate((source, row) for row in self.order)))
+        for candidate in (source, *task.seeds):
+            self.enter(candidate, (yield from evaluate((candidate, row) for row in self.order)))
+        self.seen.update(dict.fromkeys(task.seeds))
         trained = yield from evaluate((source, row) for row in task.trainset)
         self.trained[source] = dict(zip(task.trainset, trained, strict=True))
         wants_traces = settings.num_demo_sets and settings.max_bootstrapped_demos
