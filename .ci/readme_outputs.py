@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/files.md", "docs/optimize.md")
+PAGES = ("README.md", "docs/files.md", "docs/optimize.md", "docs/several-models.md")
 EDIT = ("support/prompts.py", "Decide which team", "Say which team")
 SNAPSHOT = "support/__prompts__/prompts.route@offline-keyword.toml"
 PRICED = """
@@ -25,6 +25,7 @@ PRICED = """
 model = "openai/gpt-4.1-mini"
 price = { input = 0.40, output = 1.60 }
 """
+SIMULATORS = ("keyword", "neighbor", "chatty", "forgetful")
 BASELINE = "tests/__prompts__/test_support.test_routes_tickets@offline-keyword.toml"
 
 LEFT_OUT = shutil.ignore_patterns("__prompts__", "__pycache__", ".promptopt", ".pytest_cache")
@@ -86,7 +87,23 @@ def outputs(folder: Path) -> dict[str, str]:
             Cut("=+ .*failed"),
         ),
         "snapshot": cut(freeze_demos(folder / "shown"), Cut("format", r"$"), Cut(r"\[\[demos", "$"), Cut(r"\[prov")),
+        **several_models(folder / "several"),
         "baseline": cut((desk / BASELINE).read_text(encoding="utf-8"), Cut("format", "t-005")),
+    }
+
+
+def several_models(desk: Path) -> dict[str, str]:
+    """One metric searched on all simulators in one run, then their matrix and each one's prompt on the others."""
+    shutil.copytree(ROOT / "example_project", desk, ignore=LEFT_OUT)
+    models = [word for model in SIMULATORS for word in ("--prompt-model", f"offline/{model}")]
+    search = run_pytest(desk, "--optimize-prompts", "--prompt", "priority", "-k", "sets_priority", *models)
+    gate = run_pytest(desk, "--prompt-transfer", "-k", "sets_priority", *models)
+    first, last = (f"support/prompts.py::priority on offline/{each}" for each in (SIMULATORS[1], SIMULATORS[-1]))
+    return {
+        "several-search": cut(
+            search, Cut(re.escape(first), "  round"), Cut(re.escape(last), "$"), Cut("prompt  +outcome", "  *\\d")
+        ),
+        "transfer": cut(gate, Cut(r"metric +offline", r"rows:"), Cut(r"transfer:", "=+ ")),
     }
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_promptopt.lms.base import LM, AsyncLM
     from pytest_promptopt.reports.events import SearchEvent
     from pytest_promptopt.reports.records import JobReport, MetricReport
@@ -25,6 +27,17 @@ def pytest_promptopt_make_lm(config: pytest.Config, model: str) -> LM | AsyncLM 
         def pytest_promptopt_make_lm(model):
             if model == "scripted/desk":
                 return ScriptedLM({"refund": "billing"}, default="account")
+    """
+
+
+def pytest_promptopt_redact(config: pytest.Config, text: str) -> Iterable[str]:  # type: ignore[empty-body]  # as below
+    r"""Give the parts of ``text`` that no file may hold; ``[redacted]`` is written in their place.
+
+    Asked for every text of a reply or a request before it is written, in any thread. Keys and passwords from the
+    environment are hidden in any case. A conftest hides addresses like this::
+
+        def pytest_promptopt_redact(text):
+            return re.findall(r"[\w.+-]+@[\w-]+\.[\w.]+", text)
     """
 
 

@@ -55,7 +55,8 @@ _NAMES = {
     "prompt_lm": (
         "--prompt-lm",
         "MODE",
-        "auto, replay (never call), live (always call), record, rerecord; default: auto, in CI replay.",
+        "auto, replay (never call), live (always call), record (as auto, then the recordings in __prompts__ hold "
+        "what was used), rerecord (call all of it again); default: auto, in CI replay.",
     ),
     "prompt_strict": (
         "--prompt-strict",
@@ -67,10 +68,28 @@ _NAMES = {
         "NAME",
         "With --optimize-prompts: freeze the winner of this name (p-7f3a) although nothing confirmed it (repeatable).",
     ),
+    "prompt_report": (
+        "--prompt-report",
+        "PATH",
+        "Write a report: .md for a pull request, .html for a browser, .json for programs (repeatable); write it with "
+        "an equals sign, --prompt-report=PATH.",
+    ),
+    "prompt_fulfil": (
+        "--prompt-fulfil",
+        "FILE",
+        "Answer the requests that a replay missed (missing.jsonl) as far as this checkout's prompts make them, under "
+        "the ceilings, and record the replies; runs no test. Write it with an equals sign, --prompt-fulfil=FILE.",
+    ),
+    "prompt_base": (
+        "--prompt-base",
+        "REF",
+        "Compare with the baselines at the commit where this branch left REF, such as origin/main, and say what of its "
+        "own baselines and recordings the branch moves.",
+    ),
     "prompt_seed": ("--prompt-seed", "N", "Seed of the search; default: 0."),
     "prompt_concurrency": ("--prompt-concurrency", "N", "Rows and calls at a time; default: 16."),
 }
-_REPEATABLE = ("prompt_patterns", "prompt_model", "prompt_set", "prompt_freeze")
+_REPEATABLE = ("prompt_patterns", "prompt_model", "prompt_set", "prompt_freeze", "prompt_report")
 _INIS = {
     "promptopt_model": "Model under test when nothing stronger names one.",
     "promptopt_proposer": "Model that writes proposals and teaches.",
@@ -112,6 +131,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="Say what the same command would call and cost, with or without --optimize-prompts; calls nothing.",
     )
+    group.addoption(
+        "--prompt-transfer",
+        action="store_true",
+        help="With several --prompt-model: also try each model's prompt on each other model, on the sealed rows.",
+    )
     for dest, (flag, metavar, text) in _NAMES.items():
         action = "append" if dest in _REPEATABLE else "store"
         group.addoption(flag, dest=dest, metavar=metavar, action=action, default=None, help=text)
@@ -131,10 +155,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker; start a run where one is asked for, else leave it to the first metric."""
     config.addinivalue_line("markers", _MARKER_HELP)
     config.stash[_RUN] = None
+    if config.getoption("prompt_fulfil") or config.getoption("prompt_report"):
+        from pytest_promptopt.session import misuse
+
+        misuse.refuse_lost_settings(config)
     if config.getoption("prompt_list"):
         _start_list(config)
     elif config.getoption("prompt_dry_run"):
         _start_dry_run(config)
+    elif config.getoption("prompt_fulfil"):
+        _start_fulfilling(config)
     elif config.getoption("optimize_prompts"):
         from pytest_promptopt.session import misuse
 
@@ -142,6 +172,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_promptopt.session.jobs import OptimizeHooks
 
         config.pluginmanager.register(OptimizeHooks(start_run(config), note), "promptopt-optimize")
+        if start_run(config).settings.reports or any(name in os.environ for name in _GITHUB):
+            from pytest_promptopt.session import reporting
+
+            reporting.listen(start_run(config))
     elif _is_configured(config):
         start_run(config)  # a value that cannot be meant is refused here, where it is a usage error
     config.pluginmanager.register(Listener(config), "promptopt-listener")
@@ -168,15 +202,29 @@ def _start_dry_run(config: pytest.Config) -> None:
     config.pluginmanager.register(dry_run.DryRunHooks(start_run(config), note), "promptopt-dry-run")
 
 
+def _start_fulfilling(config: pytest.Config) -> None:
+    """Register what answers requests instead of running tests."""
+    from pytest_promptopt.session import fulfil, misuse
+
+    fulfil.refuse_misuse(config)
+    note = misuse.refuse_workers(config, "--prompt-fulfil")
+    path = config.invocation_params.dir / config.getoption("prompt_fulfil")
+    config.pluginmanager.register(fulfil.FulfilHooks(start_run(config), path, note), "promptopt-fulfil")
+
+
 def _is_configured(config: pytest.Config) -> bool:
     """Whether an option, an ini value or the environment says anything about prompts."""
     return (
         config.getoption("prompt_bless")
+        or config.getoption("prompt_transfer")
         or any(config.getoption(name) is not None for name in _NAMES)
         or any(config.getini(name) for name in _INIS)
         or any(name.startswith("PROMPTOPT_") for name in os.environ)
     )
 
+
+_GITHUB = ("GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS")
+"""Where one of these is set, a report has a reader though nobody asked for a file."""
 
 _RUN = pytest.StashKey["Run | None"]()
 _FORMER_RUNTIME: pytest.StashKey[Callable[[], Runtime] | None] = pytest.StashKey()
@@ -312,6 +360,7 @@ class Listener:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.order: dict[str, int] = {}
+        self.faults: dict[str, str] = {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
@@ -327,10 +376,17 @@ class Listener:
             run.reports = dict(sorted(run.reports.items(), key=lambda report: self.order.get(report[0], last)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep one report's figures, if it has any."""
+        """Keep one report's figures, if it has any, and that a metric or a search failed without."""
         figures = getattr(report, "promptopt", None)
         if figures is not None:
+            self.faults.pop(report.nodeid, None)  # a test that is run again
             start_run(self.config).hear(figures)
+        elif report.failed and (MARKER in report.keywords or self.config.getoption("optimize_prompts")):
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.faults[report.nodeid] = str(report.longreprtext if crash is None else crash.message)
+        use = getattr(report, "promptopt_use", None)
+        if use is not None:
+            start_run(self.config).hear_use(use)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -345,6 +401,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from pytest_promptopt.session import summary
 
     summary.finish(run, session)
+    if run.settings.reports or any(name in os.environ for name in _GITHUB):
+        from pytest_promptopt.session import reporting
+
+        listener = session.config.pluginmanager.get_plugin("promptopt-listener")
+        reporting.write_reports(run, session, {} if listener is None else listener.faults)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,7 +12,7 @@ from pytest_promptopt.prompts import registry
 
 pytest_plugins = ["pytester"]
 
-BUILD_SERVER = ("CI", "GITHUB_ACTIONS", "BUILD_NUMBER", "BUILDKITE")
+BUILD_SERVER = ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE", "BUILD_NUMBER", "BUILDKITE")
 
 
 @pytest.fixture(autouse=True)

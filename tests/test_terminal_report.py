@@ -483,6 +483,7 @@ def test_unrecorded_rows_are_named_with_the_command_that_records_them():
         no verdict: 6 of 64 rows are not recorded with prompts.summary on openai/gpt-4.1-mini
 
           rows      t-061, t-062, t-063, t-064, t-065, t-066
+          t-061     No reply
 
           Not scored, not a regression: this run makes no calls.
           record    pytest tests/test_support.py::test_summarises --prompt-lm record
@@ -564,7 +565,7 @@ def test_each_odd_verdict_gets_a_paragraph_with_its_way_out():
 
 
 def test_a_build_server_is_told_where_recordings_are_made():
-    assert "record them where a key is, and let this job have the reply store: pytest --prompt-lm record" in notes(
+    assert "record them where a key is, and commit what it writes: pytest --prompt-lm record" in notes(
         unrecorded(), is_ci=True
     )
 

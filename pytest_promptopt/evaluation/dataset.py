@@ -94,6 +94,12 @@ class Example(Mapping[str, Any]):
         """The fields as JSON values."""
         return {name: _as_json(value, name) for name, value in self._fields.items()}
 
+    def with_fields(self, changes: Mapping[str, Any]) -> Example:
+        """The same row, id and all, with other values in the fields of ``changes``."""
+        copy = Example({**self._fields, **changes})
+        copy._id = self.id
+        return copy
+
     def numbered(self, number: int) -> Example:
         """The same row as the ``number``-th of several equal ones."""
         copy = Example(self._fields)

@@ -80,7 +80,7 @@ def _tells(prompt: str, field: str, traced: Sequence[tuple[Example, RowResult]])
     has_passed = False
     for row, result in traced:
         score = result.judgement.score
-        values = [call.output for call in result.calls if call.prompt == prompt and call.is_parsed]
+        values = [call.output for call in result.own_calls if call.prompt == prompt and call.is_parsed]
         if score is None or len(values) != 1:
             continue
         is_equal = row.get(field) == values[0]

@@ -15,6 +15,7 @@ from pytest_promptopt.evaluation.outcome import (
     judge_exception,
     judge_value,
 )
+from pytest_promptopt.lms.base import Reply
 from pytest_promptopt.lms.client import Scope
 from pytest_promptopt.prompts.active import Evaluation, evaluating
 from pytest_promptopt.prompts.compiled import CompiledPrompt
@@ -24,7 +25,8 @@ from pytest_promptopt.prompts.compiled import CompiledPrompt
 class Trial:
     """One row to evaluate, and as what: no candidate means the prompts as they stand.
 
-    ``spend`` is called once for every logical LM call, before it is made or looked up.
+    ``spend`` is called once for every logical LM call, before it is made or looked up. ``recorded`` are the replies
+    that the metric has in files, by key.
     """
 
     example: Example
@@ -33,6 +35,7 @@ class Trial:
     model: str | None = None
     temperature: float | None = None
     spend: Callable[[], None] | None = None
+    recorded: Mapping[str, Reply] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +96,14 @@ class Metric:
             judgement=judgement,
             calls=calls,
             fresh_calls=evaluation.scope.fresh + sum(not call.is_sent_by_us for call in calls),
+            draws=tuple(evaluation.scope.draws),
             exception=error,
         )
 
 
 def _start(trial: Trial) -> Evaluation:
     return Evaluation(
-        scope=Scope(repeat=trial.repeat, spend=trial.spend),
+        scope=Scope(repeat=trial.repeat, spend=trial.spend, recorded=trial.recorded),
         candidate=trial.candidate,
         model=trial.model,
         temperature=trial.temperature,

@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 from pytest_promptopt.errors import DetachedCallError, FormatError, LMError, UnrecordedError, UsageError
+from pytest_promptopt.evaluation.perturbations import Survival
+from pytest_promptopt.lms.client import Draw
 from pytest_promptopt.prompts.trace import PromptCall
 
 MOST_FEEDBACK_LINES = 40
@@ -53,7 +55,8 @@ class RowResult:
     """One (row, repeat) of one metric: its judgement and the prompt calls behind it.
 
     ``fresh_calls`` counts the LM calls that nothing in this run had asked for before; those that somebody else's client
-    makes are always among them, for nobody keeps their replies.
+    makes are always among them, for nobody keeps their replies. ``draws`` are those of models outside the process.
+    ``survival`` tells of a row that ran under edits too: then ``calls`` holds those of every variant, its own first.
     """
 
     id: str
@@ -63,7 +66,14 @@ class RowResult:
     judgement: Judgement
     calls: tuple[PromptCall, ...] = ()
     fresh_calls: int = 0
+    draws: tuple[Draw, ...] = ()
     exception: BaseException | None = None
+    survival: Survival | None = None
+
+    @property
+    def own_calls(self) -> tuple[PromptCall, ...]:
+        """The calls for the row as it is."""
+        return self.calls if self.survival is None else self.calls[: len(self.calls) - self.survival.calls]
 
 
 def by_row(results: Iterable[RowResult]) -> dict[str, tuple[RowResult, ...]]:

@@ -7,7 +7,7 @@ Two protocols, because one call through an event loop costs more than an in-proc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 Message = Mapping[str, str]
@@ -43,6 +43,7 @@ class Request:
     ``repeat`` and ``ordinal`` tell draws apart: the n-th repeat of a row, and the n-th identical request within it.
     They are no part of what a provider is sent. ``schema`` is the JSON schema that the reply must follow, as compact
     JSON text whose order counts; ``endpoint`` is where the model answers, when that is not the provider's own address.
+    ``prompt`` names who asks, and ``inputs`` are what it was filled with: for recordings and reports alone.
     """
 
     model: str
@@ -53,6 +54,8 @@ class Request:
     endpoint: str | None = None
     repeat: int = 0
     ordinal: int = 0
+    prompt: str = field(default="", compare=False, repr=False)
+    inputs: Mapping[str, object] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The one way from a prompt to a model: nothing is asked twice at once, paid twice, or called past a ceiling.
 
-Outermost first: single flight, store, refusal to call in ``replay``, retry, limits on rate and concurrency, ceiling,
-provider. A model inside this process is answered in the calling thread and never retried; one behind a network is
-awaited on the background loop, in the lane of its model. Failures are never stored.
+Outermost first: single flight, recordings, store, refusal to call in ``replay``, retry, limits on rate and concurrency,
+ceiling, provider. A model inside this process is answered in the calling thread and never retried; one behind a network
+is awaited on the background loop, in the lane of its model. Failures are never stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from json.encoder import encode_basestring
 from random import Random
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, cast
 
 from pytest_promptopt.errors import LMError, LMErrorKind, UnrecordedError, UsageError
 from pytest_promptopt.lms.attempts import Attempts, cost_of_failure
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Mode(StrEnum):
-    """Where replies may come from. So far ``record`` behaves as ``auto``, and ``rerecord`` as ``live``."""
+    """Where replies may come from, and whether the recordings are to hold what was used."""
 
     AUTO = "auto"
     REPLAY = "replay"
@@ -48,8 +48,26 @@ class Mode(StrEnum):
 
     @property
     def reads_store(self) -> bool:
-        """Whether a reply that is already known may answer."""
+        """Whether a reply that was known before this run, recorded or in the store, may answer."""
         return self not in (Mode.LIVE, Mode.RERECORD)
+
+    @property
+    def writes_recordings(self) -> bool:
+        """Whether what was used is recorded."""
+        return self in (Mode.RECORD, Mode.RERECORD)
+
+
+class Draw(NamedTuple):
+    """One call of a model outside this process: its key, the request as that model sees it, and how it was answered.
+
+    ``model`` is what the caller names the model, an alias or not. Without a ``reply`` it was not recorded, and nobody
+    was asked. A tuple, because making a frozen dataclass for every call is felt in a replay.
+    """
+
+    key: str
+    model: str
+    request: Request
+    reply: Reply | None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -61,16 +79,19 @@ class Scope:
     first time, whether a store knows the reply or not: what a run would pay for that started with nothing. ``calls``
     are all calls made so far, ``fresh`` the logical ones among them, ``replayed`` those that cost nothing now, and
     ``cost_usd`` is the sum of known costs of the others. ``fault`` is the first failure that is not about one request:
-    whatever the code under test made of it, what it then returned is no score.
+    whatever the code under test made of it, what it then returned is no score. ``recorded`` are the replies that its
+    metric has in files, by key, and ``draws`` the calls that recordings are about.
     """
 
     repeat: int = 0
     spend: Callable[[], None] | None = None
+    recorded: Mapping[str, Reply] = field(default_factory=dict, repr=False)
     calls: int = 0
     fresh: int = 0
     replayed: int = 0
     cost_usd: float = 0.0
     fault: LMError | None = None
+    draws: list[Draw] = field(default_factory=list, repr=False)
     _ordinals: dict[str, int] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -91,7 +112,9 @@ class Scope:
                 self.cost_usd += reply.cost_usd
 
     def blame(self, error: LMError) -> None:
-        """Remember that a call failed."""
+        """Remember that a call failed, or was not recorded."""
+        if isinstance(error, UnrecordedError) and isinstance(error.draw, Draw):
+            self.draws.append(error.draw)
         if error.is_lasting or error.kind not in _ABOUT_ONE_REQUEST:
             self.fault = self.fault or error
 
@@ -203,7 +226,8 @@ class _Flight:
 class Client:
     """Asks models on behalf of prompts. Thread-safe; one for a whole run.
 
-    ``models`` says what names stand for, and ``lm_for`` finds what answers for a name. ``store=None`` keeps nothing.
+    ``models`` says what names stand for, and ``lm_for`` finds what answers for a name. ``store=None`` keeps nothing;
+    what is kept there is said as ``redact`` says it.
     ``price_of`` and ``most_output_tokens`` tell what a model's tokens cost and how many it writes, so that the ceiling
     on money holds. ``gives_up`` lets a model be given up for good once it cannot be reached; a process that serves for
     weeks goes on asking. ``counts_offline`` lets models inside this process use up a ceiling on calls like any other.
@@ -224,6 +248,7 @@ class Client:
         counts_offline: bool = True,
         price_of: PriceOf | None = None,
         most_output_tokens: MostOutputTokensOf | None = None,
+        redact: Callable[[str], str] | None = None,
         background: BackgroundLoop | None = None,
         rng: Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -232,7 +257,8 @@ class Client:
         self.mode = mode
         self._lm_for = lm_for
         self._store = store
-        self._known = store if mode.reads_store else None
+        self._redact = redact
+        self._renewed: set[str] = set()  # what ``rerecord`` has called anew: asked again, it is the same reply
         self._ceiling = ceiling
         self._background = background or BackgroundLoop()
         self._models = models or Catalog()
@@ -283,13 +309,13 @@ class Client:
                 reply = self._shared(result_of(landing))
             else:
                 try:
-                    reply = self._answer_here(lm, settings, request, flight)
+                    reply = self._answer_here(lm, settings, request, flight, scope)
                     if reply is None:
                         reply = self._background.run(self._fly(lm, settings, request, flight))
                 finally:
                     self._land(flight, None)
             if reply is not None:
-                return _noted(reply, scope)
+                return _noted(reply, scope, lm, settings, request, key)
 
     async def acomplete(self, request: Request, scope: Scope | None = None) -> Reply:
         """Answer ``request``, awaited in any asyncio loop; otherwise as :meth:`complete`."""
@@ -313,13 +339,17 @@ class Client:
                 reply = self._shared(await awaited(landing))
             else:
                 try:
-                    reply = self._answer_here(lm, settings, request, flight)
+                    reply = self._answer_here(lm, settings, request, flight, scope)
                     if reply is None:
                         reply = await self._background.arun(self._fly(lm, settings, request, flight))
                 finally:
                     self._land(flight, None)
             if reply is not None:
-                return _noted(reply, scope)
+                return _noted(reply, scope, lm, settings, request, key)
+
+    def identify(self, request: Request) -> tuple[Request, str]:
+        """The request as its model sees it, alias resolved, and the key that its reply is looked up by."""
+        return self._identify(request, self._models.find(request.model), None)
 
     def hand_out(self) -> None:
         """Count a request that somebody else's client makes: nothing else can be done about it here."""
@@ -402,11 +432,11 @@ class Client:
         return replace(outcome, is_replayed=True)
 
     def _answer_here(
-        self, lm: LM | AsyncLM, settings: ModelSettings, request: Request, flight: _Flight
+        self, lm: LM | AsyncLM, settings: ModelSettings, request: Request, flight: _Flight, scope: Scope | None
     ) -> Reply | None:
-        """Answer from the store or inside this process; ``None`` when the network must be asked."""
+        """Answer from what is known or inside this process; ``None`` when the network must be asked."""
         try:
-            reply = self._recorded(lm, settings, request, flight.key)
+            reply = self._known_reply(lm, settings, request, flight.key, scope)
             if reply is None and _answers_in_thread(lm):
                 reply = self._ask(lm, settings, request, flight.key)
         except LMError as error:
@@ -416,19 +446,28 @@ class Client:
             self._land(flight, reply)
         return reply
 
-    def _recorded(self, lm: LM | AsyncLM, settings: ModelSettings, request: Request, key: str) -> Reply | None:
-        reply = None
-        if self._known is not None:
-            reply = self._known.get(key)
-        elif self._store is not None:
-            self._store.prepare()
+    def _known_reply(
+        self, lm: LM | AsyncLM, settings: ModelSettings, request: Request, key: str, scope: Scope | None
+    ) -> Reply | None:
+        reply = self._look_up(key, scope)
         if reply is not None:
             self._tally.add_replayed(self._lock)
         elif self.mode is Mode.REPLAY and not _is_offline(lm):
-            raise _unrecorded(request, settings.name)
+            raise _unrecorded(Draw(key=key, model=settings.name, request=request, reply=None))
         else:
             self._check_store()
         return reply
+
+    def _look_up(self, key: str, scope: Scope | None) -> Reply | None:
+        """The reply that is recorded, else the one in the store, as far as the mode lets them answer."""
+        if self.mode.reads_store:
+            reply = None if scope is None else scope.recorded.get(key)
+            return reply or (None if self._store is None else self._store.get(key))
+        if self._store is not None:
+            if key in self._renewed:
+                return self._store.get(key)
+            self._store.prepare()
+        return None
 
     def _check_store(self) -> None:
         """Raise ``UsageError`` once a reply could not be kept: what is paid for from then on would be lost."""
@@ -482,7 +521,8 @@ class Client:
         """Store ``reply``. One that cannot be stored still reaches who asked for it, and is the last."""
         if self._store is not None:
             try:
-                self._store.put(key, reply, request)
+                self._store.put(key, self._as_kept(reply), request)
+                self._note_renewed(key)
             except UsageError as error:
                 self._store_fault = error
 
@@ -490,9 +530,20 @@ class Client:
         """As :meth:`_keep`, on the loop, which goes on while another process holds the store."""
         if self._store is not None:
             try:
-                await self._store.aput(key, reply, request)
+                await self._store.aput(key, self._as_kept(reply), request)
+                self._note_renewed(key)
             except UsageError as error:
                 self._store_fault = error
+
+    def _as_kept(self, reply: Reply) -> Reply:
+        """``reply`` as files may hold it."""
+        text = reply.text if self._redact is None else self._redact(reply.text)
+        return reply if text == reply.text else replace(reply, text=text)
+
+    def _note_renewed(self, key: str) -> None:
+        if self.mode is Mode.RERECORD:
+            with self._lock:
+                self._renewed.add(key)
 
     def _settle(self, hold: Hold, cost_usd: float | None, usage: Usage | None = None) -> None:
         self._ceiling.settle(hold, cost_usd)
@@ -546,15 +597,22 @@ def _is_offline(lm: LM | AsyncLM) -> bool:
     return bool(getattr(lm, "is_offline", False))
 
 
-def _noted(reply: Reply, scope: Scope | None) -> Reply:
+def _noted(
+    reply: Reply, scope: Scope | None, lm: LM | AsyncLM, settings: ModelSettings, request: Request, key: str
+) -> Reply:
     if scope is not None:
         scope.note(reply)
+        if not _is_offline(lm):
+            scope.draws.append(Draw(key=key, model=settings.name, request=request, reply=reply))
     return reply
 
 
-def _unrecorded(request: Request, model: str) -> UnrecordedError:
+def _unrecorded(draw: Draw) -> UnrecordedError:
+    request, model = draw.request, draw.model
     asked = " ".join(str(request.messages[-1]["content"]).split())[:80] if request.messages else ""
+    who = f"{request.prompt}: no" if request.prompt else "No"
     return UnrecordedError(
-        f"No reply of {model} is recorded for the request that ends {asked!r}, and this run makes no calls. "
-        "To call the model and record what it answers: pytest --prompt-lm record"
+        f"{who} reply of {model} is recorded for the request that ends {asked!r}, and this run makes no calls. "
+        "To call the model and record what it answers: pytest --prompt-lm record",
+        draw=draw,
     )

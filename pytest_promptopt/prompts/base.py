@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pytest_promptopt.errors import DetachedCallError, ModelError
@@ -92,6 +92,19 @@ class AnyPrompt:
     def __repr__(self) -> str:
         return f"<prompt {self.name}>"
 
+    def request_for(self, model: str, inputs: Mapping[str, Json], *, repeat: int = 0, ordinal: int = 0) -> Request:
+        """What is sent to ``model`` for ``inputs``, which are JSON values by name, as the prompt stands; calls nothing.
+
+        Raises ``TypeError`` for inputs that do not fit, and whatever a template raises.
+        """
+        compiled = self.find_snapshot(current_runtime(), model).compiled
+        messages = self._messages_for(compiled, inputs)
+        return replace(self._request(model, messages, None, inputs), repeat=repeat, ordinal=ordinal)
+
+    def _messages_for(self, compiled: CompiledPrompt, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
+        """The messages of a call with ``inputs``, as JSON values by name."""
+        raise NotImplementedError
+
     def _require_attached(self) -> None:
         """Raise ``DetachedCallError`` where a candidate ought to be carried and is not; note who carries no row."""
         note_stray(self.name)
@@ -125,7 +138,13 @@ class AnyPrompt:
             return self.source if candidate is None else candidate, ""
         return self._compiled(runtime, model), model
 
-    def _request(self, model: str, messages: tuple[Message, ...], evaluation: Evaluation | None) -> Request:
+    def _request(
+        self,
+        model: str,
+        messages: tuple[Message, ...],
+        evaluation: Evaluation | None,
+        inputs: Mapping[str, object] | None = None,
+    ) -> Request:
         heat = None if evaluation is None else evaluation.temperature
         return Request(
             model=model,
@@ -133,6 +152,8 @@ class AnyPrompt:
             temperature=self.signature.temperature if heat is None else heat,
             max_tokens=self.signature.max_tokens,
             schema=output_schema(self.signature),
+            prompt=self.name,
+            inputs=inputs,
         )
 
     def _warn_once_of_blocking(self) -> None:

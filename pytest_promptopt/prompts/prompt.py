@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from pytest_promptopt.errors import FormatError, SignatureError
-from pytest_promptopt.lms.base import Reply, Request
+from pytest_promptopt.lms.base import Message, Reply, Request
 from pytest_promptopt.lms.client import Scope
 from pytest_promptopt.prompts import registry
 from pytest_promptopt.prompts.active import current_evaluation
@@ -85,6 +85,9 @@ class Prompt(AnyPrompt, Generic[P, R]):
     def _awaitable_words(self) -> str:
         return f"write it as `async def {self.name.rpartition('.')[2]}` and await it"
 
+    def _messages_for(self, compiled: CompiledPrompt, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
+        return render(self.signature, compiled, bind(self.signature, (), inputs))
+
     def _predict(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prediction[Any]:
         request, reply, parsed = self._answer(args, kwargs)
         return predicted(parsed.value, request, reply, reasoning=parsed.reasoning)
@@ -116,7 +119,7 @@ class Prompt(AnyPrompt, Generic[P, R]):
         inputs = bind(self.signature, args, kwargs)
         model = runtime.choose_model(self.model)
         compiled = self._compiled(runtime, model)
-        request = self._request(model, render(self.signature, compiled, inputs), evaluation)
+        request = self._request(model, render(self.signature, compiled, inputs), evaluation, inputs)
         return runtime, inputs, request, compiled, None if evaluation is None else evaluation.scope
 
     def _conclude(

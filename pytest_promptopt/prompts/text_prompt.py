@@ -328,18 +328,23 @@ class TextPrompt(AnyPrompt, Generic[V]):
     def _sendable(self, texts: Sequence[str]) -> ChatMessages:
         return [{"role": "user", "content": texts[0]}] if self._chat is None else self._chat.with_texts(texts)
 
+    def _messages_for(self, compiled: CompiledPrompt, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
+        args = [inputs[str(place)] for place in range(len(inputs)) if str(place) in inputs]
+        named = {name: value for name, value in inputs.items() if not name.isdecimal()}
+        return cast("tuple[Message, ...]", tuple(self._as_messages(compiled, args, named)))
+
     def _answer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Request, Reply]:
         self._warn_once_of_blocking()
         runtime, model, compiled = self._prepare()
         evaluation = current_evaluation()
-        request = self._asking(model, self._as_messages(compiled, args, kwargs))
+        request = self._asking(model, self._as_messages(compiled, args, kwargs), args, kwargs)
         reply = runtime.client.complete(request, None if evaluation is None else evaluation.scope)
         return request, self._conclude(request, reply, compiled, args, kwargs)
 
     async def _aanswer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Request, Reply]:
         runtime, model, compiled = self._prepare()
         evaluation = current_evaluation()
-        request = self._asking(model, await self._aas_messages(compiled, args, kwargs))
+        request = self._asking(model, await self._aas_messages(compiled, args, kwargs), args, kwargs)
         reply = await runtime.client.acomplete(request, None if evaluation is None else evaluation.scope)
         return request, self._conclude(request, reply, compiled, args, kwargs)
 
@@ -349,8 +354,9 @@ class TextPrompt(AnyPrompt, Generic[V]):
         model = runtime.choose_model(self.model)
         return runtime, model, self._compiled(runtime, model)
 
-    def _asking(self, model: str, messages: ChatMessages) -> Request:
-        return self._request(model, cast("tuple[Message, ...]", tuple(messages)), current_evaluation())
+    def _asking(self, model: str, messages: ChatMessages, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
+        inputs = {str(place): value for place, value in enumerate(args)} | dict(kwargs) if args else kwargs
+        return self._request(model, cast("tuple[Message, ...]", tuple(messages)), current_evaluation(), inputs)
 
     def _conclude(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pytest_promptopt.errors import LMErrorKind
 from pytest_promptopt.evaluation.outcome import Status
-from pytest_promptopt.gate import Outcome, Verdict
+from pytest_promptopt.gate import Outcome, Verdict, blessings_ago
 from pytest_promptopt.reports.records import MetricReport, PromptState, RowReport
 from pytest_promptopt.reports.words import (
     LINE_WIDTH,
@@ -16,6 +16,7 @@ from pytest_promptopt.reports.words import (
     cut,
     diff_lines,
     folder,
+    harmless,
     interval_words,
     labelled,
     listed,
@@ -37,8 +38,10 @@ PASSING_FAULTS = (LMErrorKind.RATE_LIMIT, LMErrorKind.TIMEOUT, LMErrorKind.SERVE
 def failure_summary(report: MetricReport) -> str:
     """What went wrong in a few words, for the one line that a list of failures has room for."""
     verdict = report.verdict
+    if _fails_by_anchor(verdict):
+        return f"{_anchor_words(verdict)}, {plural(len(verdict.anchor_lost), 'row')} lost"
     if verdict.difference is None or verdict.baseline_score is None or verdict.score is None or not verdict.lost:
-        return verdict.reasons[0] if verdict.reasons else str(verdict.outcome)
+        return harmless(verdict.reasons[0]) if verdict.reasons else str(verdict.outcome)
     return f"{verdict.baseline_score:.3f} -> {verdict.score:.3f}, {plural(len(verdict.lost), 'row')} lost"
 
 
@@ -52,7 +55,7 @@ def failure_text(report: MetricReport, *, is_verbose: bool) -> str:
         case _:
             rows = _row_blocks(report, is_verbose=is_verbose)
             blocks = [_fact_lines(report, is_verbose=is_verbose), *rows, _command_lines(report)]
-    return "\n\n".join([_headline(report), *("\n".join(block) for block in blocks if block)])
+    return harmless("\n\n".join([_headline(report), *("\n".join(block) for block in blocks if block)]))
 
 
 def _headline(report: MetricReport) -> str:
@@ -61,6 +64,8 @@ def _headline(report: MetricReport) -> str:
         return f"no verdict: {verdict.reasons[0]}{scope}"
     if verdict.outcome is Outcome.INCONCLUSIVE:
         return f"inconclusive{scope}: {verdict.reasons[0]}"
+    if _fails_by_anchor(verdict):
+        return f"prompt got worse than its best: {_anchor_words(verdict)}{scope}"
     if _is_proven_worse(report):
         moved = f"{len(verdict.lost)} of {verdict.paired_rows} rows lost, {len(verdict.gained)} gained"
         return f"prompt got worse: {moved}{scope}"
@@ -88,7 +93,27 @@ def _is_proven_worse(report: MetricReport) -> bool:
     verdict = report.verdict
     if verdict.difference is None or verdict.difference >= 0 or verdict.rows_to_settle is not None:
         return False
+    if _fails_by_anchor(verdict):
+        return False
     return -verdict.difference > report.margin or not (verdict.failed_must_pass or verdict.is_below_threshold)
+
+
+def _fails_by_anchor(verdict: Verdict) -> bool:
+    """Whether the fall since the best accepted scores failed the gate, and the fall since the last ones did not."""
+    return verdict.is_worse_than_anchor and not verdict.is_worse
+
+
+def _anchor_words(verdict: Verdict) -> str:
+    """``0.906 three blessings ago, 0.800 now``; empty where no anchor stands apart from the baseline."""
+    if verdict.anchor_score is None or verdict.anchor_difference is None:
+        return ""
+    now = verdict.anchor_score + verdict.anchor_difference
+    return f"{verdict.anchor_score:.3f} {blessings_ago(verdict.anchor_blessings)}, {now:.3f} now"
+
+
+def _anchor_line(verdict: Verdict) -> str:
+    p = "" if verdict.anchor_p is None else f", {p_words(verdict.anchor_p)}"
+    return labelled("anchor", f"{_anchor_words(verdict)}, {signed(verdict.anchor_difference or 0.0, 3)}{p}")
 
 
 def _fact_lines(report: MetricReport, *, is_verbose: bool) -> list[str]:
@@ -96,6 +121,8 @@ def _fact_lines(report: MetricReport, *, is_verbose: bool) -> list[str]:
     lines = []
     if verdict.score is not None:
         lines.append(labelled("score", _score_words(report)))
+    if verdict.is_worse_than_anchor:
+        lines.append(_anchor_line(verdict))
     if verdict.is_below_threshold:
         lines.append(labelled("floor", f"{verdict.score:.3f} is below threshold={report.threshold}"))
     for prompt in (*report.edited, *report.stale, *report.moved):
@@ -177,12 +204,13 @@ def _row_count_words(report: MetricReport) -> list[str]:
 def _row_blocks(report: MetricReport, *, is_verbose: bool) -> list[list[str]]:
     """Tables of rows: lost ones, failed must-pass ones, and without either comparison the lowest of all."""
     verdict = report.verdict
-    must_pass = [row_id for row_id in verdict.failed_must_pass if row_id not in verdict.lost]
-    lines = _row_table("lost", verdict.lost, report, is_verbose=is_verbose)
+    lost = verdict.anchor_lost if _fails_by_anchor(verdict) else verdict.lost
+    must_pass = [row_id for row_id in verdict.failed_must_pass if row_id not in lost]
+    lines = _row_table("lost", lost, report, is_verbose=is_verbose)
     if verdict.gained:
         lines.append(labelled("gained", listed(verdict.gained, most=None if is_verbose else SHOWN_IDS)))
     blocks = [lines, _row_table("must-pass", must_pass, report, is_verbose=is_verbose)]
-    if not verdict.lost and (verdict.is_below_threshold or not verdict.failed_must_pass):
+    if not lost and (verdict.is_below_threshold or not verdict.failed_must_pass):
         blocks.append(_row_table(*_lowest(report, verdict.failed_must_pass), report, is_verbose=is_verbose))
     return blocks
 
@@ -224,19 +252,26 @@ def _text(row: RowReport | None) -> str:
 
 
 def _command_lines(report: MetricReport) -> list[str]:
-    """How to undo, accept and improve, each where it would help."""
+    return [labelled(label, command) for label, command in next_commands(report)]
+
+
+def next_commands(report: MetricReport) -> list[tuple[str, str]]:
+    """How to undo, accept and improve, each where it would help; without a verdict, how to get one."""
+    test = f"pytest {test_of(report)}"
+    if report.verdict.outcome is Outcome.ERRORED:
+        return [("again", f"{test}{model_flag(report)}")]
+    if report.verdict.outcome is Outcome.UNRECORDED:
+        return [("record", f"{test} --prompt-lm record{model_flag(report)}")]
     restorable = (
         *(folder(prompt.snapshot_place) for prompt in report.edited if prompt.before is not None),
         *(prompt.snapshot_place for prompt in report.moved if prompt.before is not None),
     )
-    lines = [labelled("undo", f"git checkout -- {shlex.quote(place)}") for place in dict.fromkeys(restorable)]
+    commands = [("undo", f"git checkout -- {shlex.quote(place)}") for place in dict.fromkeys(restorable)]
     if _is_acceptable(report.verdict):
-        lines.append(
-            labelled("accept", f"{_lower_threshold(report)}pytest {test_of(report)} --prompt-bless{model_flag(report)}")
-        )
+        commands.append(("accept", f"{_lower_threshold(report)}{test} --prompt-bless{model_flag(report)}"))
     if report.prompts:
-        lines.append(labelled("improve", f"pytest --optimize-prompts{_prompt_flags(report)}{model_flag(report)}"))
-    return lines
+        commands.append(("improve", f"pytest --optimize-prompts{_prompt_flags(report)}{model_flag(report)}"))
+    return commands
 
 
 def _is_acceptable(verdict: Verdict) -> bool:
@@ -277,11 +312,12 @@ def model_flag(report: MetricReport) -> str:
 
 
 def without_model(name: str, model: str) -> str:
-    """``name`` without the parameter that says which model a matrix ran it on."""
-    if model and name.endswith(f"[{model}]"):
-        return name.removesuffix(f"[{model}]")
-    if model and name.endswith(f"-{model}]"):
-        return name.removesuffix(f"-{model}]") + "]"
+    """``name`` without the parameter that says which model a matrix ran it on, as it is or as pytest escapes it."""
+    for spelled in (model, model.encode("unicode_escape").decode("ascii")) if model else ():
+        if name.endswith(f"[{spelled}]"):
+            return name.removesuffix(f"[{spelled}]")
+        if name.endswith(f"-{spelled}]"):
+            return name.removesuffix(f"-{spelled}]") + "]"
     return name
 
 
@@ -299,7 +335,7 @@ def _error_lines(report: MetricReport, *, is_verbose: bool) -> list[str]:
         *lines,
         "",
         f"  {error_advice(report)}",
-        labelled("again", f"pytest {test_of(report)}{model_flag(report)}"),
+        *_command_lines(report),
     ]
 
 
@@ -324,8 +360,9 @@ def error_advice(report: MetricReport) -> str:
 def _unrecorded_lines(report: MetricReport, *, is_verbose: bool) -> list[str]:
     ids = [row.id for row in rows_with(report, Status.UNRECORDED)]
     lines = wrapped(f"  rows      {listed(ids, most=None if is_verbose else SHOWN_IDS)}", indent=12)
-    command = f"pytest {test_of(report)} --prompt-lm record{model_flag(report)}"
-    return [*lines, "", "  Not scored, not a regression: this run makes no calls.", labelled("record", command)]
+    first = rows_with(report, Status.UNRECORDED)[0]
+    lines += wrapped(f"  {first.id:<10}{first.feedback.partition(', and this run')[0]}", indent=12)
+    return [*lines, "", "  Not scored, not a regression: this run makes no calls.", *_command_lines(report)]
 
 
 def scored_rows(report: MetricReport) -> list[RowReport]:

@@ -16,6 +16,7 @@ from pytest_promptopt.reports.words import (
     folder,
     interval_words,
     labelled,
+    listed,
     money,
     moved,
     one_line,
@@ -67,6 +68,23 @@ def round_line(event: RoundEnded) -> str:
     """What a round was about, the best selection score after it, and the calls so far."""
     head = labelled(f"round {event.round}", f"{one_line(event.text):<{ROUND_TEXT_WIDTH}}")
     return f"{head}  best {event.best_score:.3f}{event.calls:>6}"
+
+
+def seed_line(models: Sequence[str], score: float) -> str:
+    """How the winner of the searches on other ``models`` does on the selection rows of this one."""
+    return labelled("tried", f"what {listed(models)} found: {score:.3f} here")
+
+
+def taken_line(models: Sequence[str]) -> str:
+    """That a search came back with what those on other ``models`` had found."""
+    return labelled("note", f"the search settles on what {listed(models)} found")
+
+
+def untried_line(models: Sequence[str]) -> str:
+    """That there was no room for the winner of other ``models``."""
+    return labelled(
+        "note", f"what {listed(models)} found was not tried: it takes more than half of what this search has"
+    )
 
 
 def rejected_line(rejection: Rejection) -> str:

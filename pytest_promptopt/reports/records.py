@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from pytest_promptopt.evaluation.outcome import Status
+from pytest_promptopt.evaluation.repeats import Repeats
 from pytest_promptopt.evaluation.statistics import Interval
 from pytest_promptopt.gate import Verdict
 
@@ -18,6 +19,8 @@ class RowReport:
     """One row: its score (``None`` without one), and the metric's own words in one line and in full.
 
     ``cost_usd`` is what its replies cost when they were made, replayed or not; ``None`` where nobody knows.
+    ``repeats`` are the scores of its trials and ``pass_hats`` their pass^1 to pass^k, where it had more than one.
+    ``flip`` says which edit of the row costs it its score, where the metric perturbs.
     """
 
     id: str
@@ -30,6 +33,9 @@ class RowReport:
     text: str = ""
     is_outside_mean: bool = False
     cost_usd: float | None = 0.0
+    flip: str = ""
+    repeats: tuple[float, ...] = ()
+    pass_hats: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +104,47 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransferScore:
+    """The prompts of ``prompt_of``, a model or the source (empty), on ``model``: their score on rows no search saw.
+
+    ``problem`` says why there is none. ``candidate`` names what ran (``p-7f3a``): several models may share it.
+    ``is_source``: what stands for ``prompt_of`` is the source itself. ``difference``, ``interval`` (90 %) and ``p``
+    (one-sided, uncorrected) compare with the model's own prompts, row by row; they are ``None`` where these are the
+    same.
+    """
+
+    prompt_of: str
+    model: str
+    candidate: str = ""
+    rows: int = 0
+    score: float | None = None
+    problem: str = ""
+    is_own: bool = False
+    is_source: bool = False
+    difference: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferTable:
+    """Each model's prompts on each of ``models``, on the same rows of one metric."""
+
+    metric: str
+    owner: str
+    rows: int
+    models: tuple[str, ...]
+    scores: tuple[TransferScore, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricReport:
-    """One metric's run on one model: rows, verdict, and what it takes to accept the scores as a baseline."""
+    """One metric's run on one model: rows, verdict, and what it takes to accept the scores as a baseline.
+
+    ``transfer`` holds the scores of other models' prompts, where they were asked for; their calls are part of
+    ``spending``, and nothing else here knows of them. ``perturb`` are the kinds of edits that its rows ran under, and
+    ``flips_path`` the file of the edited rows that lost.
+    """
 
     nodeid: str
     name: str
@@ -120,8 +165,13 @@ class MetricReport:
     unread: tuple[str, ...] = ()
     skipped: int = 0
     format_failures: int = 0
+    repeats: Repeats | None = None
+    perturb: tuple[str, ...] = ()
+    flips_path: str = ""
     spending: Spending = field(default_factory=Spending)
     notes: tuple[str, ...] = ()
+    anchor_move: str = ""
+    transfer: tuple[TransferScore, ...] = ()
 
     @property
     def stale(self) -> tuple[PromptState, ...]:
@@ -162,7 +212,8 @@ class JobReport:
     ``selected`` scores are those the winner was chosen by, so optimistic, on ``selected_rows`` of ``val_rows``, fewer
     where a budget cut the last comparison short; ``sealed`` ones are confirmed. A winner that
     is not frozen lies in the folder ``kept``, and ``after`` and ``demos`` are what it would bring. ``unconfirmed`` is
-    why what is frozen was never proven better; empty where it was.
+    why what is frozen was never proven better; empty where it was. ``tried`` are the models before this one whose
+    winners were candidates too, ``taken_from`` those of them that found the winner.
     """
 
     prompt: str
@@ -192,6 +243,8 @@ class JobReport:
     spending: Spending = field(default_factory=Spending)
     is_cut: bool = False
     leads_group: bool = True
+    tried: tuple[str, ...] = ()
+    taken_from: tuple[str, ...] = ()
 
 
 @cache
@@ -201,7 +254,7 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
-def to_json(record: MetricReport | JobReport) -> dict[str, Any]:
+def to_json(record: MetricReport | JobReport | TransferTable) -> dict[str, Any]:
     """``record`` as JSON values only: what crosses to another process must be nothing else."""
     kind: Any = type(record)
     dumped: dict[str, Any] = _adapter(kind).dump_python(record, mode="json")

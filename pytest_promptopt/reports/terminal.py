@@ -7,11 +7,12 @@ said. Failures and jobs have a module each; this one has the table of metrics an
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_promptopt.evaluation.outcome import Status
-from pytest_promptopt.gate import Outcome, Verdict
+from pytest_promptopt.gate import Outcome, Verdict, blessings_ago
 from pytest_promptopt.reports.failures import (
+    FEW_ROWS,
     SHOWN_DIFF_LINES,
     SHOWN_ROWS,
     error_advice,
@@ -36,8 +37,12 @@ from pytest_promptopt.reports.jobs import (
     outcome_line,
     round_line,
     rows_line,
+    seed_line,
     start_line,
+    taken_line,
+    untried_line,
 )
+from pytest_promptopt.reports.matrix import side_by_side, transfer_lines, transfer_tables
 from pytest_promptopt.reports.records import MetricReport, PromptState, Spending
 from pytest_promptopt.reports.words import (
     LINE_WIDTH,
@@ -71,7 +76,12 @@ __all__ = [
     "outcome_line",
     "round_line",
     "rows_line",
+    "seed_line",
     "start_line",
+    "taken_line",
+    "transfer_lines",
+    "transfer_tables",
+    "untried_line",
 ]
 
 NAME_WIDTH = 36
@@ -169,26 +179,13 @@ def _matrix_table(reports: Sequence[MetricReport], models: Sequence[str]) -> str
             [(name, *(cells.get((name, model), "-") for model in side_by_side)) for name in metrics],
             ["left"] * (1 + len(side_by_side)),
         )
-        for side_by_side in _side_by_side(models, widths.__getitem__, room)
+        for side_by_side in side_by_side(models, widths.__getitem__, room)
     )
 
 
 def _matrix_cell(report: MetricReport) -> str:
     score = report.verdict.score
     return _verdict_words(report) if score is None else f"{score:.3f}  {_verdict_words(report)}"
-
-
-def _side_by_side(models: Sequence[str], width_of: Callable[[str], int], room: int) -> Iterator[list[str]]:
-    """``models`` in runs that fit into ``room`` characters; at least one a run."""
-    run: list[str] = []
-    left = room
-    for model in models:
-        if run and width_of(model) + 2 > left:
-            yield run
-            run, left = [], room
-        run.append(model)
-        left -= width_of(model) + 2
-    yield run
 
 
 def _names(reports: Sequence[MetricReport]) -> dict[str, str]:
@@ -382,7 +379,7 @@ def _flags(prompt: PromptState, *, is_matrix: bool) -> str:
 
 
 def _unrecorded_notes(reports: Sequence[MetricReport], names: dict[str, str], *, is_ci: bool) -> Iterator[str]:
-    where = "where a key is, and let this job have the reply store" if is_ci else "with a key"
+    where = "where a key is, and commit what it writes" if is_ci else "with a key"
     for report in reports:
         ids = [row.id for row in rows_with(report, Status.UNRECORDED)]
         if ids:
@@ -409,6 +406,8 @@ def _small_notes(reports: Sequence[MetricReport], names: dict[str, str], *, is_v
             yield from _paragraph("skipped", f"{name}: {plural(report.skipped, 'row')} left out by skip or xfail")
         if report.format_failures and report.verdict.outcome is not Outcome.FAIL:
             yield from _paragraph("format", f"{name}: {format_words(report.format_failures)}")
+        yield from _flaky_notes(report, name)
+        yield from _brittle_notes(report, name, is_verbose=is_verbose)
     for note in dict.fromkeys(note for report in reports for note in report.notes):
         yield from _paragraph("note", note)
     if is_verbose:
@@ -418,6 +417,51 @@ def _small_notes(reports: Sequence[MetricReport], names: dict[str, str], *, is_v
         if drop is not None:
             proof = f"{plural(rows, 'row')} can prove drops of about {points(drop)}, in 80 of 100 runs"
             yield from _paragraph("power", f"{names[report.nodeid]}: {proof}")
+        yield from _anchor_notes(report, names[report.nodeid])
+        yield from _repeat_notes(report, names[report.nodeid])
+
+
+def _flaky_notes(report: MetricReport, name: str) -> Iterator[str]:
+    """Rows that pass now and fail then, however the metric ends: they were measured, nobody declared them."""
+    flaky = [row for row in report.rows if report.repeats is not None and row.id in report.repeats.flaky]
+    if flaky:
+        passes = listed([f"{row.id} ({round(sum(row.repeats))} of {len(row.repeats)})" for row in flaky])
+        what = f"{len(flaky)} of {len(scored_rows(report))} rows pass with some replies and fail with others"
+        yield from _paragraph("flaky", f"{name}: {what}: {passes}")
+
+
+def _brittle_notes(report: MetricReport, name: str, *, is_verbose: bool) -> Iterator[str]:
+    """The rows that an edit flips, each by its smallest edit, and where they lie as rows."""
+    flips = [row.flip for row in report.rows if row.flip]
+    if not flips:
+        return
+    what = f"{name}: {len(flips)} of {plural(len(report.rows), 'row')} flip under {', '.join(report.perturb)}"
+    shown = flips if is_verbose or len(flips) <= FEW_ROWS else flips[:SHOWN_ROWS]
+    more = [f"... {len(flips) - len(shown)} more with -v"] if len(flips) > len(shown) else []
+    kept = [f"as rows, to append to the dataset: {report.flips_path}"] if report.flips_path else []
+    yield from _paragraph("brittle", what)
+    for flip in shown:
+        yield from wrapped(f"{'':{PARAGRAPH_INDENT}}{one_line(flip)}", indent=PARAGRAPH_INDENT + 2)
+    yield from (f"{'':{PARAGRAPH_INDENT}}{line}" for line in (*more, *kept))
+
+
+def _anchor_notes(report: MetricReport, name: str) -> Iterator[str]:
+    verdict = report.verdict
+    if verdict.anchor_score is not None and verdict.anchor_difference is not None:
+        best = f"{verdict.anchor_score:.3f} {blessings_ago(verdict.anchor_blessings)}"
+        yield from _paragraph("anchor", f"{name}: {best}, {signed(verdict.anchor_difference, 3)} since")
+
+
+def _repeat_notes(report: MetricReport, name: str) -> Iterator[str]:
+    """What one reply more or less would change: reliability, and whose spread makes the score unsure."""
+    repeats = report.repeats
+    if repeats is None:
+        return
+    chances = ", ".join(f"pass^{k} {chance:.3f}" for k, chance in enumerate(repeats.pass_hats, 1))
+    variances = f"variance {repeats.between_variance:.3f} between rows, {repeats.within_variance:.3f} within"
+    share = f"{100 * repeats.reply_share:.0f} % of the score's variance is the replies', the rest the choice of rows"
+    words = "; ".join(filter(None, (f"{repeats.trials} replies a row", chances, variances, share)))
+    yield from _paragraph("repeats", f"{name}: {words}")
 
 
 def _cost_notes(reports: Sequence[MetricReport]) -> Iterator[str]:

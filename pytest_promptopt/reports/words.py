@@ -13,6 +13,7 @@ from pytest_promptopt.evaluation.statistics import Interval
 
 LINE_WIDTH = 100
 SHOWN_IDS = 8
+_WORKFLOW_COMMAND = re.compile(r"(?:\A|[\r\n])\s*:(?=:)|#(?=#\[)")
 
 
 def money(cost_usd: float | None) -> str:
@@ -95,6 +96,14 @@ def cut(text: str, width: int) -> str:
 def one_line(text: str) -> str:
     """``text`` on one line: a row must not steer the terminal it is shown on."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+
+
+def harmless(text: str) -> str:
+    """``text`` without what GitHub's runner takes for a command: ``::`` where a line begins, ``##[`` anywhere.
+
+    Rows and replies are printed, and whoever writes them must not write annotations or end a group in a build's log.
+    """
+    return _WORKFLOW_COMMAND.sub(r"\g<0> ", text)
 
 
 def wrapped(text: str, *, indent: int) -> list[str]:

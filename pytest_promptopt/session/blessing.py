@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pytest_promptopt.gate import Outcome
+from pytest_promptopt.gate import AnchorMove, Outcome
 from pytest_promptopt.reports.records import MetricReport
+from pytest_promptopt.session.anchoring import Anchored, anchored
 from pytest_promptopt.session.metric_item import NO_MODEL_NAME
 from pytest_promptopt.snapshots.baseline import Baseline, BaselineRow, dump_baseline, read_baseline
 from pytest_promptopt.snapshots.change import Change, ChangeKind, compare, read_text
@@ -16,10 +17,14 @@ from pytest_promptopt.snapshots.change import Change, ChangeKind, compare, read_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blessing:
-    """The changes to make on disk, and the metrics that were refused, with the reason."""
+    """The changes to make on disk, the metrics that were refused, with the reason, and what becomes of anchors.
+
+    ``anchors`` holds a sentence for each node id whose accepted scores are proven worse than its anchor.
+    """
 
     changes: tuple[Change, ...]
     refused: tuple[str, ...]
+    anchors: Mapping[str, str]
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -32,6 +37,7 @@ def bless(reports: Iterable[MetricReport], *, rootdir: Path, patterns: Sequence[
     """What accepting ``reports`` changes; errored, unrecorded and unscored metrics are refused."""
     changes: dict[Path, Change] = {}
     refused: list[str] = []
+    anchors: dict[str, str] = {}
     for report in reports:
         if not any(matches(prompt.name, patterns) for prompt in report.prompts) and patterns:
             continue
@@ -39,10 +45,15 @@ def bless(reports: Iterable[MetricReport], *, rootdir: Path, patterns: Sequence[
         if reason:
             refused.append(f"{report.name}: {reason}, so its baseline stays")
             continue
-        for change in (_baseline_change(report, rootdir, salt), *_retirements(report, rootdir, patterns)):
+        new = _new_baseline(report, rootdir, salt)
+        words = _anchor_words(report, new)
+        if words:
+            anchors[report.nodeid] = words
+        baseline_change = compare(rootdir / report.baseline_path, dump_baseline(new.baseline))
+        for change in (baseline_change, *_retirements(report, rootdir, patterns)):
             if change.kind is not ChangeKind.UNCHANGED:
                 changes[change.path] = change
-    return Blessing(changes=tuple(changes.values()), refused=tuple(refused))
+    return Blessing(changes=tuple(changes.values()), refused=tuple(refused), anchors=anchors)
 
 
 def _refusal(report: MetricReport) -> str | None:
@@ -54,7 +65,19 @@ def _refusal(report: MetricReport) -> str | None:
     return None if any(row.score is not None for row in report.rows) else "no row has a score"
 
 
-def _baseline_change(report: MetricReport, rootdir: Path, salt: str) -> Change:
+def _anchor_words(report: MetricReport, new: Anchored) -> str:
+    """What becomes of the anchor, where the scores just accepted are proven worse than it; else nothing."""
+    if new.before is None or new.after is None:
+        return ""
+    worse = f"{report.name} is proven worse than its best"
+    if new.move is AnchorMove.WARNED:
+        stays = f"its anchor stays at {new.before:.3f}"
+        return f"{worse} ({new.after:.3f} now), but {stays}; the next run fails by it; bless again to accept that"
+    means = f"{new.before:.3f} -> {new.after:.3f}"
+    return f"{worse}, so its anchor moves down: {means}" if new.move is AnchorMove.LOWERED else ""
+
+
+def _new_baseline(report: MetricReport, rootdir: Path, salt: str) -> Anchored:
     path = rootdir / report.baseline_path
     text = read_text(path)
     old = None if text is None else read_baseline(text, path=path)
@@ -74,7 +97,7 @@ def _baseline_change(report: MetricReport, rootdir: Path, salt: str) -> Change:
         salt=salt if old is None else old.salt,
         searched=() if old is None or old.reads == "all" else tuple({*old.searched, *report.unread}),
     )
-    return compare(path, dump_baseline(baseline))
+    return anchored(baseline, old)
 
 
 def _retirements(report: MetricReport, rootdir: Path, patterns: Sequence[str]) -> list[Change]:

@@ -15,6 +15,7 @@ from pytest_promptopt.evaluation.split import Split
 from pytest_promptopt.prompts.active import candidates_in_flight
 from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.candidate import Candidate
+from pytest_promptopt.prompts.compiled import CompiledPrompt
 from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.reports.records import JobReport
 from pytest_promptopt.session.metric_item import MetricItem
@@ -52,7 +53,8 @@ class Campaign:
     """All jobs of one model. The first job gathers the evidence; every group takes its share of what remains.
 
     ``before`` are the campaigns of other models that come first, ``waiting`` counts those that come after: the budget
-    is shared out among all of them.
+    is shared out among all of them. ``found`` is what the searches came back with, prompt by prompt, whatever became of
+    it on sealed rows: what is frozen hangs on files, and a search must not.
     """
 
     run: Run
@@ -65,6 +67,7 @@ class Campaign:
     evidence: Sequence[Evidence] = ()
     groups: list[Group] | None = None
     spent_by_groups: int = 0
+    found: dict[str, CompiledPrompt] = field(default_factory=dict)
     reports: dict[str, list[JobReport]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     failure: str | None = None
@@ -170,6 +173,26 @@ class Campaign:
     def reserve(self, groups: Iterable[Group]) -> int:
         """Calls that confirming all winners takes at most: both arms, and a fresh baseline where replies vary."""
         return sum(_calls_of_one_arm(group) * (3 if varies(group) else 2) for group in groups)
+
+    def seeds(self, group: Group) -> dict[Candidate, tuple[str, ...]]:
+        """What the models before this one found for the prompts of ``group``, and which of them did.
+
+        A model whose searches saw a row that is sealed here, by other metrics say, has nothing to offer.
+        """
+        source = Candidate({prompt.name: prompt.source for prompt in group.prompts})
+        sealed = {example.digest for one in self.evidence for example in one.split.test}
+        seeds: dict[Candidate, tuple[str, ...]] = {}
+        for campaign in self.before:
+            found = {name: campaign.found.get(name, compiled) for name, compiled in source.items()}
+            seed = Candidate(found)
+            if seed != source and not sealed & campaign.searched_digests:
+                seeds[seed] = (*seeds.get(seed, ()), campaign.model)
+        return seeds
+
+    @property
+    def searched_digests(self) -> set[str]:
+        """The content of all rows that its searches may have seen."""
+        return {example.digest for one in self.evidence for example in one.split.searchable}
 
     def waiting_groups(self) -> list[Group]:
         """The groups that have something to search and have not reported."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_promptopt.prompts.frozen import snapshot_path
 from pytest_promptopt.session.marker import (
+    MARKER,
     MODEL_ARGUMENT,
     PLACEHOLDER,
     find_problem,
     nearest_marker,
     read_marker,
 )
+from pytest_promptopt.session.metric_item import NO_MODEL_NAME, matrix_model, owner_of
 from pytest_promptopt.session.settings import Settings
+
+_OWNERS = pytest.StashKey[dict[Path, str]]()
 
 
 @contextmanager
@@ -66,8 +72,19 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
 def refuse_misuse(report: pytest.CollectReport) -> None:
     """Make ``report`` a collection error when one of its items is marked and cannot be a metric."""
     items = [node for node in report.result if isinstance(node, pytest.Item)]
-    problems = [problem for item in items if (problem := find_problem(item))]
+    problems = [problem for item in items if (problem := find_problem(item))] or [*_shared_files(items)]
     if problems:
         report.outcome = "failed"
         report.longrepr = "\n".join(problems)
         report.result = []
+
+
+def _shared_files(items: Iterable[pytest.Item]) -> Iterator[str]:
+    """A sentence for each metric whose baseline would be the file of one that was collected before it."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.get_closest_marker(MARKER) is None:
+            continue
+        path = snapshot_path(item.path, owner_of(item), matrix_model(item) or NO_MODEL_NAME)
+        first = item.config.stash.setdefault(_OWNERS, {}).setdefault(path, item.nodeid)
+        if first != item.nodeid:
+            yield f"{item.nodeid} and {first} would share one baseline ({path.name}); rename one of the two"

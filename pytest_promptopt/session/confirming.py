@@ -12,11 +12,14 @@ from pytest_promptopt.evaluation.confirmation import Confirmation, Pair, Stratum
 from pytest_promptopt.evaluation.outcome import RowResult
 from pytest_promptopt.evaluation.split import SMALLEST_TESTSET
 from pytest_promptopt.gate import Outcome, ScoredRow, judge
+from pytest_promptopt.lms.client import Draw
 from pytest_promptopt.optimizers.base import Optimizer
 from pytest_promptopt.optimizers.driver import Found
 from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import Json, content_digest
+from pytest_promptopt.session.anchoring import anchored
+from pytest_promptopt.session.recording import draws_of
 from pytest_promptopt.session.workbench import Bench, Evidence, JobError, outcome_of, run_arm
 from pytest_promptopt.snapshots.baseline import Baseline, BaselineRow, dump_baseline
 from pytest_promptopt.snapshots.change import Change, compare
@@ -31,10 +34,14 @@ FRESH_DRAW = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One candidate on one metric's sealed rows: the rows with a score, and the digests of the prompts that ran."""
+    """One candidate on one metric's sealed rows: the rows with a score, and the digests of the prompts that ran.
+
+    ``draws`` are its calls of models outside the process, each with the id of its row.
+    """
 
     rows: tuple[ScoredRow, ...]
     prompts: Mapping[str, str]
+    draws: tuple[tuple[str, Draw], ...] = ()
 
     @property
     def mean(self) -> float:
@@ -137,7 +144,8 @@ def arm_of(evidence: Evidence, results: Mapping[str, Sequence[RowResult]]) -> Ar
         if outcome.score is not None:
             rows.append(ScoredRow(id=row_id, digest=digests[row_id], score=outcome.score, group=repeats[0].group))
     calls = [call for repeats in results.values() for result in repeats for call in result.calls]
-    return Arm(rows=tuple(rows), prompts={call.prompt: call.digest for call in calls})
+    draws = draws_of(result for repeats in results.values() for result in repeats)
+    return Arm(rows=tuple(rows), prompts={call.prompt: call.digest for call in calls}, draws=tuple(draws))
 
 
 def _stratum(evidence: Evidence, winner: Arm, incumbent: Arm) -> Stratum:
@@ -257,14 +265,18 @@ def remember_winners(evidence: Evidence, tried: Iterable[Candidate], settings: S
         sealed=_winners_with(evidence, tried, salt=salt, own_salt=own_salt),
         salt=own_salt,
         searched=() if old is None else old.searched,
+        blessings=0 if old is None else old.blessings,
+        is_anchor_warned=old is not None and old.is_anchor_warned,
     )
     return compare(metric.baseline_path, dump_baseline(baseline))
 
 
-def new_baseline(evidence: Evidence, arm: Arm, tried: Sequence[Candidate], settings: Settings) -> Change:
+def new_baseline(
+    evidence: Evidence, arm: Arm, tried: Sequence[Candidate], settings: Settings, *, is_confirmed: bool = False
+) -> Change:
     """The baseline of what is frozen: its scores on the sealed rows, which have now seen the winners ``tried``.
 
-    Where all rows were left out, the old one stays.
+    Where all rows were left out, the old one stays. ``is_confirmed``: these rows proved it better than what stood.
     """
     if not arm.rows:
         return remember_winners(evidence, tried, settings)
@@ -281,7 +293,8 @@ def new_baseline(evidence: Evidence, arm: Arm, tried: Sequence[Candidate], setti
         salt=salt,
         searched=tuple(example.id for example in evidence.split.searchable),
     )
-    return compare(metric.baseline_path, dump_baseline(baseline))
+    held = anchored(baseline, metric.baseline, is_confirmed=is_confirmed)
+    return compare(metric.baseline_path, dump_baseline(held.baseline))
 
 
 def snapshot_texts(
@@ -313,10 +326,13 @@ def provenance_of(
     evidence: Sequence[Evidence],
     parent: str,
     calls: int,
+    tried: Sequence[str] = (),
+    taken_from: Sequence[str] = (),
 ) -> dict[str, Json]:
     """Where a compiled prompt comes from; the same whenever the same search is run again, whatever was cached.
 
-    One that is not proven better says so first, and why.
+    One that is not proven better says so first, and why. ``tried`` are the other models whose winners were scored too,
+    ``taken_from`` those of them that found this one.
     """
     rows = sorted(example.digest for one in evidence for example in one.examples.values())
     unproven = decision.unconfirmed or decision.reason
@@ -326,6 +342,7 @@ def provenance_of(
         record["proposer"] = settings.proposer
     if settings.has_own_budget and settings.budget is not None:
         record["budget"] = settings.budget
+    record |= {name: [*models] for name, models in (("tried", tried), ("taken_from", taken_from)) if models}
     record |= {
         "parent": parent,
         "dataset": content_digest(list(rows)),

@@ -74,8 +74,8 @@ def unseen_notes(metrics: Iterable[tuple[MetricItem, Called]]) -> Iterator[str]:
 
 
 def draws_of(metric: MetricItem, called: Called, rows: Sequence[Example]) -> Draws:
-    """The calls of ``rows``, if each of them calls each prompt once."""
-    repeats = range(metric.options.repeats)
+    """The calls of ``rows``, if each of them calls each prompt once; edited rows are seen only when they run."""
+    repeats, edits = range(metric.options.repeats), range(metric.most_edits)
     surely = (
         draw_of(metric, prompt, row, repeat, is_shared=True)
         for prompt, row, repeat in product(called.surely, rows, repeats)
@@ -85,7 +85,9 @@ def draws_of(metric: MetricItem, called: Called, rows: Sequence[Example]) -> Dra
         for prompt, row, repeat in product(called.at_most, rows, repeats)
     )
     unseen = (("", metric.model or "", f"{metric.nodeid} {row.id}", n) for row, n in product(rows, repeats))
-    return Draws(surely=frozenset(surely), at_most=frozenset(at_most if called.at_most else unseen))
+    every = frozenset(at_most if called.at_most else unseen)
+    edited = {(name, model, f"{row} edit {edit}", n) for (name, model, row, n), edit in product(every, edits)}
+    return Draws(surely=frozenset(surely), at_most=every | edited)
 
 
 def draw_of(metric: MetricItem, prompt: AnyPrompt, row: Example, repeat: int = 0, *, is_shared: bool) -> Draw:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -22,7 +22,10 @@ from pytest_promptopt.prompts.base import detached_words
 from pytest_promptopt.reports.records import MetricReport
 from pytest_promptopt.session import verdicts
 from pytest_promptopt.session.metric_item import MetricItem, ReadRows
-from pytest_promptopt.session.run import REPORT, Run
+from pytest_promptopt.session.recording import broken_off, use_of
+from pytest_promptopt.session.robustness import PerturbedMetric, keep_flips, perturbed
+from pytest_promptopt.session.run import REPORT, USE, Run
+from pytest_promptopt.session.transfer import Transfer, lacks_score
 
 KNOWN = TestExceptions(
     failed=(AssertionError, pytest.fail.Exception),
@@ -93,13 +96,15 @@ def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
     function = item.obj
     batch = item.stash.get(BATCH, None)
 
-    def assignment() -> tuple[Sequence[Trial], IsEnough, Conclude]:
-        """The rows to run, after which result to stop, and what to do with all of them."""
+    def assignment() -> tuple[Sequence[Trial], IsEnough, Transfer | None, Conclude]:
+        """The rows to run, after which result to stop, which prompts to try after it, and what to do with all of it."""
         if batch is not None:
-            return batch.plan(metric_item), batch.is_enough, batch.take
+            return batch.plan(metric_item), batch.is_enough, None, batch.take
         read = metric_item.rows_to_read(metric_item.examples())
         work = verdicts.plan(metric_item, read)
-        return work, _Hopeless(work), partial(_conclude, run, metric_item, read)
+        is_asked = run.settings.is_transferring and not metric_item.is_debugged
+        transfer = Transfer.of(run, metric_item) if is_asked else None
+        return work, _Hopeless(work), transfer, partial(_conclude, run, metric_item, read, transfer)
 
     @contextmanager
     def guard() -> Iterator[None]:
@@ -117,36 +122,48 @@ def make_driver(run: Run, item: pytest.Function) -> Callable[..., Any]:
             batch.failure = fault
         elif fault is not None:
             run.leave_unreported()
-            raise pytest.fail.Exception(str(fault), pytrace=False) from None  # else it is told as its own consequence
+            words = broken_off(fault, run.settings.mode)
+            raise pytest.fail.Exception(words, pytrace=False) from None  # else it is told as its own consequence
 
     if metric_item.is_async:
 
         async def adriver(**kwargs: Any) -> None:
             with guard():
-                work, is_enough, conclude = assignment()
+                work, is_enough, transfer, conclude = assignment()
+                metric = _metric(metric_item, kwargs, function)
                 start = time.perf_counter()
                 with noting_strays(metric_item.model) as strays:
-                    results = await _run_async(metric_item, _metric(metric_item, kwargs, function), work, is_enough)
+                    results = await _run_async(metric_item, metric, work, is_enough)
+                for arm in transfer.plan(results) if transfer else ():
+                    with arm.running():
+                        arm.results = await _run_async(metric_item, metric, arm.work, lacks_score)
                 conclude(results, time.perf_counter() - start, sorted(strays.prompts))
 
         return adriver
 
     def driver(**kwargs: Any) -> None:
         with guard():
-            work, is_enough, conclude = assignment()
+            work, is_enough, transfer, conclude = assignment()
+            metric = _metric(metric_item, kwargs, function)
             start = time.perf_counter()
             with noting_strays(metric_item.model) as strays:
-                results = _run_sync(metric_item, _metric(metric_item, kwargs, function), work, is_enough)
+                results = _run_sync(metric_item, metric, work, is_enough)
+            for arm in transfer.plan(results) if transfer else ():
+                with arm.running():
+                    arm.results = _run_sync(metric_item, metric, arm.work, lacks_score)
             conclude(results, time.perf_counter() - start, sorted(strays.prompts))
 
     return driver
 
 
-def _metric(item: MetricItem, kwargs: dict[str, Any], function: Any) -> Metric:
-    return Metric(call=partial(item.call, kwargs, function), known=KNOWN, group=item.options.group)
+def _metric(item: MetricItem, kwargs: dict[str, Any], function: Any) -> Metric | PerturbedMetric:
+    metric = Metric(call=partial(item.call, kwargs, function), known=KNOWN, group=item.options.group)
+    return perturbed(metric, item) if item.options.perturb else metric
 
 
-def _run_sync(item: MetricItem, metric: Metric, work: Sequence[Trial], is_enough: IsEnough) -> list[RowResult]:
+def _run_sync(
+    item: MetricItem, metric: Metric | PerturbedMetric, work: Sequence[Trial], is_enough: IsEnough
+) -> list[RowResult]:
     limit = item.options.example_timeout
     if item.is_debugged:
         return [_stop_at_failure(metric.run(trial)) for trial in work]
@@ -162,7 +179,9 @@ def _run_sync(item: MetricItem, metric: Metric, work: Sequence[Trial], is_enough
     )
 
 
-async def _run_async(item: MetricItem, metric: Metric, work: Sequence[Trial], is_enough: IsEnough) -> list[RowResult]:
+async def _run_async(
+    item: MetricItem, metric: Metric | PerturbedMetric, work: Sequence[Trial], is_enough: IsEnough
+) -> list[RowResult]:
     limit = item.options.example_timeout
     if item.is_debugged:
         return [_stop_at_failure(await metric.arun(trial)) for trial in work]
@@ -176,7 +195,7 @@ async def _run_async(item: MetricItem, metric: Metric, work: Sequence[Trial], is
     )
 
 
-def _late(metric: Metric, seconds: float, trial: Trial) -> RowResult:
+def _late(metric: Metric | PerturbedMetric, seconds: float, trial: Trial) -> RowResult:
     return metric.timed_out(trial, seconds)
 
 
@@ -188,10 +207,20 @@ def _stop_at_failure(result: RowResult) -> RowResult:
 
 
 def _conclude(
-    run: Run, item: MetricItem, read: ReadRows, results: list[RowResult], seconds: float, strays: Sequence[str]
+    run: Run,
+    item: MetricItem,
+    read: ReadRows,
+    transfer: Transfer | None,
+    results: list[RowResult],
+    seconds: float,
+    strays: Sequence[str],
 ) -> None:
     """Judge the rows, keep the report, and end the test as the verdict says."""
     report = verdicts.judge_rows(run, item, read, results, seconds, strays)
+    item.item.stash[USE] = use_of(run, item, read, results)
+    report = report if transfer is None else replace(report, transfer=transfer.scores())
+    if item.options.perturb:
+        report = keep_flips(run, item, read, results, report)
     if results and all(result.judgement.status is Status.SKIPPED for result in results):
         raise pytest.skip.Exception(f"every row was left out: {results[0].judgement.feedback}", _use_item_location=True)
     item.item.stash[REPORT] = report
@@ -203,7 +232,13 @@ def _conclude(
 
 def _set_properties(item: pytest.Function, report: MetricReport) -> None:
     """Scalars for JUnit files, which take them from the item when it is torn down; a rerun replaces its own."""
-    facts = {"score": report.verdict.score, "rows": len(report.rows), "verdict": str(report.verdict.outcome)}
+    facts = {
+        "score": report.verdict.score,
+        "rows": len(report.rows),
+        "verdict": str(report.verdict.outcome),
+        "model": report.model or None,
+        "cost_usd": report.spending.total_usd,
+    }
     others = [(name, value) for name, value in item.user_properties if not name.startswith("promptopt.")]
     ours = [(f"promptopt.{name}", value) for name, value in facts.items() if value is not None]
     item.user_properties[:] = [*others, *ours]

@@ -14,6 +14,7 @@ from pytest_promptopt.errors import PromptOptError
 from pytest_promptopt.evaluation.metric import Trial
 from pytest_promptopt.evaluation.split import Split
 from pytest_promptopt.reports.dry_run import plain_lines, search_lines
+from pytest_promptopt.reports.words import harmless
 from pytest_promptopt.session.campaign import Campaign, least_calls
 from pytest_promptopt.session.jobs import plan_campaigns
 from pytest_promptopt.session.metric_item import MetricItem, ReadRows
@@ -93,7 +94,7 @@ class DryRunHooks:
         if self.lines:
             terminalreporter.section("dry run: nothing is called")
             for line in self.lines:
-                terminalreporter.write_line(line)
+                terminalreporter.write_line(harmless(line))
 
     def _plain_lines(self, bench: Bench) -> list[str]:
         measured: list[tuple[MetricItem, ReadRows]] = self._measure(

@@ -22,3 +22,18 @@ def committed_text(path: Path, revision: str = "HEAD") -> str | None:
         return shown.stdout.decode("utf-8") if shown.returncode == 0 else None
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
+
+
+def merge_base(revision: str, folder: Path) -> str | None:
+    """The commit at which the checkout around ``folder`` left ``revision``; ``None`` when git cannot tell."""
+    try:
+        found = subprocess.run(
+            ["git", "merge-base", "--end-of-options", revision, "HEAD"],
+            cwd=folder,
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        return found.stdout.decode("ascii").strip() if found.returncode == 0 else None
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None

@@ -17,6 +17,7 @@ from pytest_promptopt.reports.event_log import EventLog
 from pytest_promptopt.reports.jobs import outcome_words
 from pytest_promptopt.reports.progress import LiveLine
 from pytest_promptopt.reports.records import JobReport, to_json
+from pytest_promptopt.reports.words import harmless
 from pytest_promptopt.session.again import hint_for_freezing
 from pytest_promptopt.session.blessing import matches
 from pytest_promptopt.session.campaign import Campaign, Group
@@ -63,7 +64,7 @@ class OptimizeHooks:
     def __init__(self, run: Run, note: str | None = None) -> None:
         self.run = run
         self.note = note
-        self._log = EventLog(run.settings.store)
+        self._log = EventLog(run.settings.store, redact=lambda text: run.redactor.redact(text))
         self._has_begun = False
 
     def pytest_report_header(self) -> list[str]:
@@ -171,7 +172,7 @@ def plan_campaigns(run: Run, session: pytest.Session, metrics: Sequence[MetricIt
     _refuse_misuse(run, metrics)
     prompts = _searched_prompts(run.settings)
     _refuse_bad_files(run, prompts, metrics)
-    models = list(dict.fromkeys(metric.model for metric in metrics))
+    models = _in_order_of_command_line(run.settings, [metric.model for metric in metrics])
     campaigns: list[Campaign] = []
     for place, model in enumerate(models):
         campaign = Campaign(
@@ -187,6 +188,12 @@ def plan_campaigns(run: Run, session: pytest.Session, metrics: Sequence[MetricIt
     return campaigns
 
 
+def _in_order_of_command_line(settings: Settings, models: Sequence[str | None]) -> list[str | None]:
+    """Distinct ``models`` in the order in which they were named, whatever order their metrics stand in."""
+    named = [model for model in settings.models if model in models]
+    return list(dict.fromkeys((*named, *models)))
+
+
 def _refuse_bad_files(run: Run, prompts: Sequence[AnyPrompt], metrics: Sequence[MetricItem]) -> None:
     """Files that cannot be read or written are found before anything is paid."""
     for prompt in prompts:
@@ -196,7 +203,7 @@ def _refuse_bad_files(run: Run, prompts: Sequence[AnyPrompt], metrics: Sequence[
                 prompt.find_snapshot(run.runtime, model)
     for metric in metrics:
         check_writable(metric.baseline_path.parent)
-        _ = metric.baseline
+        _ = metric.baseline, metric.recordings
 
 
 def _searched_prompts(settings: Settings) -> list[AnyPrompt]:
@@ -365,10 +372,12 @@ class _Lines:
     def say(self, text: str) -> None:
         if self._reporter is not None and self._reporter.verbosity >= 0:
             self._reporter.ensure_newline()
-            self._reporter.write_line(text)
+            if not self.is_terminal and self._reporter.config.get_terminal_writer().width_of_current_line:
+                self._reporter.write_line("")  # after the letter of a job that pytest knows no file of
+            self._reporter.write_line(harmless(text))
 
     def rewrite(self, text: str) -> None:
         if self._reporter is not None:
-            self._reporter.rewrite(text, erase=True)
+            self._reporter.rewrite(harmless(text), erase=True)
             if not text:
                 self._reporter.write("\r")  # blanked, the line begins anew

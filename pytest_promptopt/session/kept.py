@@ -30,7 +30,7 @@ def keep(store: Path, winner: Candidate, texts: Mapping[str, str]) -> Path:
         for level in (folder.parent, folder):
             level.mkdir(mode=0o700, exist_ok=True)
         for name, text in texts.items():
-            _write(folder / name, text)
+            write_whole(folder / name, text)
     except OSError as error:
         raise UsageError(
             f"The winner {winner.short_name} cannot be kept in {folder}: {error.strerror}. "
@@ -39,8 +39,8 @@ def keep(store: Path, winner: Candidate, texts: Mapping[str, str]) -> Path:
     return folder
 
 
-def _write(path: Path, text: str) -> None:
-    """All or nothing; the file of the last time is replaced."""
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text``, all or nothing; the file of the last time is replaced. For nobody else's eyes (mode 0600)."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600
     draft = Path(name)
     try:

@@ -18,6 +18,7 @@ from pytest_promptopt.prompts.frozen import FrozenPrompt, snapshot_path
 from pytest_promptopt.prompts.registry import registered_prompts
 from pytest_promptopt.prompts.runtime import Standing
 from pytest_promptopt.reports.listing import ListedPrompt, Listing, listing_lines
+from pytest_promptopt.reports.words import harmless
 from pytest_promptopt.session.blessing import matches
 from pytest_promptopt.session.covering import covered_by
 from pytest_promptopt.session.metric_item import MetricItem
@@ -71,7 +72,7 @@ class ListHooks:
         """The list itself."""
         terminalreporter.ensure_newline()
         for line in [*([self.note] if self.note else []), *listing_lines(self._listing(), is_verbose=self.is_verbose)]:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(harmless(line))
 
     def _listing(self) -> Listing:
         settings = self.run.settings

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pytest_promptopt.evaluation.perturbations import KINDS
+
 MARKER = "prompt_metric"
 MODEL_ARGUMENT = "_promptopt_model"
 SUFFIXES = (".jsonl", ".json", ".csv")
@@ -41,6 +43,16 @@ class MetricOptions:
     must_pass: tuple[str, ...] = ()
     example_timeout: float | None = None
     prompts: tuple[str, ...] | None = None
+    perturb: tuple[str, ...] = ()
+    perturb_budget: int = 8
+
+    @property
+    def sampled_edits(self) -> int:
+        """How many edited variants of a row count for its score: each kind once, or half of the budget if that is more.
+
+        What remains of the budget goes into finding the smallest edit behind a flip.
+        """
+        return min(self.perturb_budget, max(len(self.perturb), -(-self.perturb_budget // 2))) if self.perturb else 0
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -76,13 +88,16 @@ def read_marker(mark: pytest.Mark) -> MetricOptions:
             "prompt_metric takes one dataset, a fixture's name or a file: "
             '@pytest.mark.prompt_metric("tickets", threshold=0.85)'
         )
-    for name in ("must_pass", "prompts"):
+    for name in ("must_pass", "prompts", "perturb"):
         if isinstance(given.get(name), str):
             given[name] = (given[name],)
         elif isinstance(given.get(name), Collection):
             given[name] = tuple(map(str, given[name]))
+    if isinstance(given.get("perturb"), tuple):
+        given["perturb"] = tuple(dict.fromkeys(given["perturb"]))
     options = MetricOptions(**given)
     _check_values(options)
+    _check_kinds(options)
     return options
 
 
@@ -99,6 +114,8 @@ def _check_values(options: MetricOptions) -> None:
         "group": options.group is None or isinstance(options.group, str),
         "must_pass": isinstance(options.must_pass, tuple),
         "prompts": options.prompts is None or isinstance(options.prompts, tuple),
+        "perturb": isinstance(options.perturb, tuple),
+        "perturb_budget": _is_count(options.perturb_budget),
         "arg": isinstance(options.arg, str)
         and bool(options.arguments)
         and all(name.isidentifier() for name in options.arguments),
@@ -106,6 +123,18 @@ def _check_values(options: MetricOptions) -> None:
     for name, is_good in ranges.items():
         if not is_good:
             raise pytest.UsageError(f"prompt_metric: {name}={getattr(options, name)!r} is out of its range")
+
+
+def _check_kinds(options: MetricOptions) -> None:
+    kinds = options.perturb
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise pytest.UsageError(f"prompt_metric: perturb has no kind {', '.join(unknown)}; it has {', '.join(KINDS)}")
+    if options.perturb_budget < len(kinds):
+        raise pytest.UsageError(
+            f"prompt_metric: perturb_budget={options.perturb_budget} leaves no run for some of the {len(kinds)} kinds "
+            f"in perturb; write perturb_budget={len(kinds)} or more, or name fewer kinds"
+        )
 
 
 def _is_within(value: Any, low: float, high: float) -> bool:

@@ -13,14 +13,19 @@ import pytest
 
 from pytest_promptopt.errors import DatasetError, PromptOptError
 from pytest_promptopt.evaluation.dataset import Example, as_examples, read_dataset
+from pytest_promptopt.evaluation.perturbations import KINDS
 from pytest_promptopt.evaluation.split import Split, rows_after_freeze, split_key, split_rows
 from pytest_promptopt.gate import ScoredRow
+from pytest_promptopt.lms.base import Reply
 from pytest_promptopt.prompts.active import provided_runtime
 from pytest_promptopt.prompts.frozen import snapshot_path
+from pytest_promptopt.reports.failures import without_model
+from pytest_promptopt.session.git import committed_text
 from pytest_promptopt.session.marker import MODEL_ARGUMENT, MetricOptions, metric_digest_lines, read_marker
 from pytest_promptopt.session.settings import Settings
 from pytest_promptopt.snapshots.baseline import Baseline, read_baseline
 from pytest_promptopt.snapshots.change import read_text
+from pytest_promptopt.snapshots.recordings import Recording, read_recordings, recordings_path
 
 NO_MODEL_NAME = "no-model"
 
@@ -71,7 +76,7 @@ class MetricItem:
     @property
     def name(self) -> str:
         """How tables call it: the test with its parameters."""
-        return self.item.nodeid.rpartition("::")[2]
+        return self.item.name
 
     @property
     def title(self) -> str:
@@ -81,14 +86,7 @@ class MetricItem:
     @cached_property
     def owner(self) -> str:
         """What names its baseline: module, classes, test and parameters, without the model."""
-        tests = self.item.nodeid.split("::")[1:]
-        matrix = _matrix_model(self.item)
-        if matrix is not None:
-            last = tests[-1]
-            for tail in (f"-{matrix}]", f"[{matrix}]"):
-                last = last.removesuffix(tail) + ("]" if tail.startswith("-") and last.endswith(tail) else "")
-            tests[-1] = last
-        return ".".join((self.item.path.stem, *tests))
+        return owner_of(self.item)
 
     @property
     def baseline_path(self) -> Path:
@@ -102,12 +100,56 @@ class MetricItem:
         return None if text is None else read_baseline(text, path=self.baseline_path)
 
     @cached_property
+    def baseline_at_base(self) -> Baseline | None:
+        """The accepted scores that the branch started from, where ``--prompt-base`` names one."""
+        base = self.settings.base
+        text = None if base is None else committed_text(self.baseline_path, base)
+        return None if text is None else read_baseline(text, path=self.baseline_path)
+
+    @property
+    def compared(self) -> Baseline | None:
+        """The accepted scores that the gate compares with: those of the base, where there are any.
+
+        A branch that froze something reads the sealed rows only, so only those of the base count then.
+        """
+        base, own = self.baseline_at_base, self.baseline
+        if base is None:
+            return own
+        if own is not None and own.reads == "sealed" and base.reads == "all":
+            read = {row.id for row in own.rows}
+            return replace(base, rows=tuple(row for row in base.rows if row.id in read))
+        return base
+
+    @property
+    def recordings_path(self) -> Path:
+        """The file of its recordings, which may not exist."""
+        return recordings_path(self.baseline_path)
+
+    @property
+    def recordings_file(self) -> str:
+        """The same from rootdir, as one would type it; absolute outside of it."""
+        return from_root(self.recordings_path, self.settings.rootdir)
+
+    @cached_property
+    def recordings(self) -> dict[str, Recording]:
+        """Its recorded replies by key. Raises ``SnapshotError`` for a file that cannot be read."""
+        return read_recordings(self.recordings_path, metric=self.owner)
+
+    @cached_property
+    def replies(self) -> dict[str, Reply]:
+        """The same as the client answers with them."""
+        return {key: recording.as_reply() for key, recording in self.recordings.items()}
+
+    @cached_property
     def digest(self) -> str:
         """16 hex digits over the metric's code and the options that change a score."""
         lines = metric_digest_lines(self.function)
         options = self.options
         labels = ",".join(f"{prompt}:{field}" for prompt, field in sorted((options.labels or {}).items()))
         settings = f"repeats={options.repeats} group={options.group} arg={options.arg} labels={labels}"
+        if options.perturb:
+            kinds = ",".join(kind for kind in KINDS if kind in options.perturb)
+            settings += f" perturb={kinds} perturb_budget={options.perturb_budget} seed={self.settings.seed}"
         return sha256("\n".join([*lines, settings]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
@@ -136,6 +178,12 @@ class MetricItem:
         """Whether the user wants to land in the first failing row."""
         option = self.item.config.option
         return bool(getattr(option, "usepdb", False) or getattr(option, "trace", False))
+
+    @property
+    def most_edits(self) -> int:
+        """How often a row runs edited at most; a search does not look for the smallest edit behind a flip."""
+        options = self.options
+        return options.sampled_edits if self.settings.is_optimizing or not options.perturb else options.perturb_budget
 
     def examples(self) -> tuple[Example, ...]:
         """The rows of its dataset; the item must be set up. Raises ``DatasetError`` for rows that cannot be read."""
@@ -179,7 +227,7 @@ class MetricItem:
     def has_changed(self, digests: Mapping[str, str]) -> bool:
         """Whether its prompts, as ``digests`` of what stands now, or its own code differ from its baseline's."""
         try:
-            baseline = self.baseline
+            baseline = self.compared
         except PromptOptError:
             return True
         if baseline is None:
@@ -194,6 +242,20 @@ class MetricItem:
         return function(**{**kwargs, **values})
 
 
+def owner_of(item: pytest.Function) -> str:
+    """What names the baseline of ``item``: its classes' names and its own, in whose parameters ``::`` may stand."""
+    tests = [node.name for node in item.listchain() if node.getparent(pytest.Module) not in (None, node)]
+    matrix = matrix_model(item)
+    if matrix is not None:
+        tests[-1] = without_model(tests[-1], matrix)
+    return ".".join((item.path.stem, *tests))
+
+
+def from_root(path: Path, rootdir: Path) -> str:
+    """``path`` from ``rootdir``, as one would type it there; absolute outside of it."""
+    return path.relative_to(rootdir).as_posix() if path.is_relative_to(rootdir) else path.as_posix()
+
+
 def scored_rows(baseline: Baseline | None) -> dict[str, ScoredRow] | None:
     """The baseline's rows as the gate reads them; ``None`` without any."""
     if baseline is None or not baseline.rows:
@@ -201,13 +263,14 @@ def scored_rows(baseline: Baseline | None) -> dict[str, ScoredRow] | None:
     return {row.id: ScoredRow(id=row.id, digest=row.digest, score=row.score, group=row.group) for row in baseline.rows}
 
 
-def _matrix_model(item: pytest.Function) -> str | None:
+def matrix_model(item: pytest.Function) -> str | None:
+    """The model that ``item`` has as a parameter, where several are under test."""
     callspec = getattr(item, "callspec", None)
     return None if callspec is None else callspec.params.get(MODEL_ARGUMENT)
 
 
 def _model_of(item: pytest.Function) -> str | None:
-    matrix = _matrix_model(item)
+    matrix = matrix_model(item)
     if matrix is not None:
         return matrix
     runtime = provided_runtime()

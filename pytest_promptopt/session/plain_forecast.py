@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_promptopt.evaluation.dataset import Example
 from pytest_promptopt.evaluation.statistics import group_sums, provable_drop
-from pytest_promptopt.gate import FEWEST_ROWS
+from pytest_promptopt.gate import FEWEST_ROWS, shared_alpha
 from pytest_promptopt.reports.dry_run import CallSize, MetricForecast, PlainForecast
 from pytest_promptopt.session.draws import (
     Called,
@@ -92,4 +92,5 @@ def _provable_drop(run: Run, metric: MetricItem, read: ReadRows) -> tuple[int, f
     group = metric.options.group
     values = [None if group is None or row.get(group) is None else str(row[group]) for row in paired]
     units = len(group_sums([0.0] * len(paired), values))
-    return len(paired), provable_drop(units, alpha=run.alpha) if len(paired) >= FEWEST_ROWS else None
+    alpha, _ = shared_alpha(run.alpha, has_anchor=metric.baseline is not None and metric.baseline.has_anchor)
+    return len(paired), provable_drop(units, alpha=alpha) if len(paired) >= FEWEST_ROWS else None

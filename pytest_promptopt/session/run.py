@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from threading import RLock
 
 import pytest
@@ -15,6 +16,7 @@ from pytest_promptopt.lms.base import LM, AsyncLM
 from pytest_promptopt.lms.ceiling import Ceiling
 from pytest_promptopt.lms.client import Client, Counters, Mode
 from pytest_promptopt.lms.prices import find_price, most_output_tokens
+from pytest_promptopt.lms.redaction import Redactor, secrets_in
 from pytest_promptopt.lms.registry import Registry
 from pytest_promptopt.lms.store import Store
 from pytest_promptopt.optimizers.base import Optimizer
@@ -26,9 +28,12 @@ from pytest_promptopt.session import orphans
 from pytest_promptopt.session.events import EventStream
 from pytest_promptopt.session.metric_item import MetricItem
 from pytest_promptopt.session.misuse import usage_errors
+from pytest_promptopt.session.recording import MetricUse
 from pytest_promptopt.session.settings import Settings, read_settings
+from pytest_promptopt.snapshots.change import Change, apply
 
 REPORT = pytest.StashKey[MetricReport]()
+USE = pytest.StashKey[MetricUse]()
 ITEM = pytest.StashKey[MetricItem]()
 
 
@@ -40,6 +45,7 @@ class Run:
         self.settings: Settings = read_settings(config)
         self.metrics: list[MetricItem] = []
         self.reports: dict[str, MetricReport] = {}
+        self.uses: dict[str, MetricUse] = {}
         self.jobs: list[JobReport] = []
         self.orphans: list[str] = []
         self.strict_findings: list[str] = []
@@ -83,7 +89,19 @@ class Run:
             counts_offline=settings.has_own_budget,
             price_of=find_price,
             most_output_tokens=most_output_tokens,
+            redact=lambda text: self.redactor.redact(text),
         )
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """Hides keys, tokens and passwords in whatever is written, and what the project's own hook finds."""
+        hook = self.config.hook.pytest_promptopt_redact
+
+        def further(text: str) -> list[str]:
+            return [part for parts in hook(config=self.config, text=text) for part in parts]
+
+        secrets = secrets_in(os.environ, self.settings.catalog, self.named_models)
+        return Redactor(secrets, further=further if hook.get_hookimpls() else None)
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -96,6 +114,22 @@ class Run:
             environment_model=settings.environment_model,
             ini_model=settings.ini_model,
         )
+
+    def write(self, changes: Iterable[Change]) -> list[Path]:
+        """Apply ``changes`` to files that people review; gives the paths that were touched.
+
+        Raises ``UsageError``, with every file as it was, where one would hold a key: hidden in a demo, say, it would be
+        another demo than the one that was tried.
+        """
+        wanted = list(changes)
+        for change in wanted:
+            if change.after is not None and self.redactor.holds_secret(change.after):
+                raise UsageError(
+                    f"{change.path}: not written, because it would hold the value of an environment variable that is "
+                    "named like a key, a token or a password. Take it out of the rows, or out of the environment, and "
+                    "run again: every reply is kept"
+                )
+        return apply(wanted)
 
     @property
     def is_offline_alone(self) -> bool:
@@ -162,10 +196,10 @@ class Run:
         """How many collected metrics may score otherwise than their baseline says; under ``live`` all of them may."""
         if self.settings.mode in (Mode.LIVE, Mode.RERECORD):
             return len(self.metrics)
-        standing = {model: self._standing_digests(model) for model in {metric.model for metric in self.metrics}}
+        standing = {model: self.standing_digests(model) for model in {metric.model for metric in self.metrics}}
         return sum(metric.has_changed(standing[metric.model]) for metric in self.metrics)
 
-    def _standing_digests(self, model: str | None) -> dict[str, str]:
+    def standing_digests(self, model: str | None) -> dict[str, str]:
         """Prompt name → digest of what stands for it on ``model``; an empty one for a file that cannot be read."""
         digests: dict[str, str] = {}
         for prompt in registered_prompts():
@@ -190,6 +224,12 @@ class Run:
         self.reports[report.nodeid] = report
         if not hasattr(self.config, "workerinput"):
             self.config.hook.pytest_promptopt_metric_finished(config=self.config, report=report)
+
+    def hear_use(self, use: object) -> None:
+        """Keep what one metric used of models outside the process; a test that is run again replaces its own."""
+        assert isinstance(use, dict)
+        heard = MetricUse.from_json(use)
+        self.uses[heard.nodeid] = heard
 
     def take_spending(self, seconds: float) -> Spending:
         """What went through the client since this was last asked; ``seconds`` is how long it took."""
@@ -216,6 +256,9 @@ class Run:
         if metric_report is None or self.settings.is_optimizing:
             return
         report.promptopt = to_json(metric_report)  # type: ignore[attr-defined]  # pytest carries any JSON attribute
+        use = item.stash.get(USE, None)
+        if use is not None:
+            report.promptopt_use = use.as_json()  # type: ignore[attr-defined]  # as above
         crash = getattr(report.longrepr, "reprcrash", None)
         if crash is not None:
             crash.message = terminal.failure_summary(metric_report)

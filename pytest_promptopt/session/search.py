@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_promptopt.errors import BudgetExhausted, PromptOptError
 from pytest_promptopt.evaluation.labels import labelled_demos
 from pytest_promptopt.evaluation.statistics import Interval, provable_drop
+from pytest_promptopt.lms.client import Draw
 from pytest_promptopt.optimizers.base import Optimizer, Outcome, Pair, Row, Task, TunablePrompt
 from pytest_promptopt.optimizers.driver import Allowance, Event, Found, RoundEnded, RowsScored, TrialScored, drive
 from pytest_promptopt.prompts.base import AnyPrompt
@@ -40,8 +41,9 @@ from pytest_promptopt.session.confirming import (
     snapshot_texts,
 )
 from pytest_promptopt.session.kept import keep
+from pytest_promptopt.session.recording import draws_of, frozen_recordings
 from pytest_promptopt.session.workbench import Evidence, GroupBench, JobError, outcome_of, run_arm
-from pytest_promptopt.snapshots.change import Change, apply, compare
+from pytest_promptopt.snapshots.change import Change, compare
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
@@ -89,6 +91,8 @@ class Search:
         allowance = Allowance(self.campaign.share(self.group), reason_to_stop=self._money_watch())
         found = self._search(allowance)
         self.campaign.spent_by_groups += allowance.calls
+        self.campaign.found.update(found.candidate)
+        self._say_seeds(found)
         winner = found.candidate
         source = Candidate({prompt.name: prompt.source for prompt in self.group.prompts})
         incumbent = Candidate({name: snapshot.compiled for name, snapshot in snapshots.items()})
@@ -103,7 +107,7 @@ class Search:
         healed = {} if is_whole else self._heal(incumbent, decision)
         if decision is not None or healed:
             changes = [] if decision is None else self._changes(found, decision, parent, calls, set(healed))
-            written = apply([*changes, *self._healing_changes(healed, incumbent, found, decision)])
+            written = self.run.write([*changes, *self._healing_changes(healed, incumbent, found, decision)])
             self.run.written += [path.relative_to(self.run.settings.rootdir).as_posix() for path in written]
             self.run.runtime.shelf.forget()
         kept = "" if decision is None or winner == incumbent else self._keep(found, decision, parent, calls)
@@ -150,7 +154,8 @@ class Search:
         settings = self.run.settings
         texts = self._snapshot_texts(found, decision, parent, calls)
         files = {path.name: text for path, text in texts.items() if text is not None}
-        folder = keep(settings.store, found.candidate, files)
+        redact = self.run.redactor.redact
+        folder = keep(settings.store, found.candidate, {name: redact(text) for name, text in files.items()})
         is_inside = folder.is_relative_to(settings.rootdir)
         return folder.relative_to(settings.rootdir).as_posix() if is_inside else str(folder)
 
@@ -215,7 +220,7 @@ class Search:
                 )
 
     def _search(self, allowance: Allowance) -> Found:
-        task, refusals = make_task(self.group, allowance.max_calls)
+        task, refusals = make_task(self.group, allowance.max_calls, seeds=tuple(self.seeds))
         for refusal in refusals:
             self.say(f"  note      {refusal}")
         for name in own_client_prompts(self.group):
@@ -244,6 +249,24 @@ class Search:
             observer=self._counting_all(self.campaign.source_calls + self.campaign.spent_by_groups),
         )
 
+    @property
+    def seeds(self) -> dict[Candidate, tuple[str, ...]]:
+        """What the models before this one found, and which of them did."""
+        return self.campaign.seeds(self.group)
+
+    def _tried(self, found: Found) -> tuple[str, ...]:
+        """The models before this one whose winners were scored here."""
+        seeds = self.seeds
+        return tuple(model for seed in found.seeds for model in seeds[seed])
+
+    def _say_seeds(self, found: Found) -> None:
+        """Which winners of other models there was no room for, and whether the search settled on one."""
+        for seed, models in self.seeds.items():
+            if seed == found.candidate:
+                self.say(terminal.taken_line(models))
+            elif found.trials and found.source_score < 1.0 and seed not in found.seeds:
+                self.say(terminal.untried_line(models))
+
     def _started(self, source: Candidate, start_score: float | None) -> SearchStarted:
         settings = self.run.settings
         return SearchStarted(
@@ -271,8 +294,11 @@ class Search:
 
     def _counting_all(self, calls_before: int) -> Callable[[Event], None]:
         """Who tells the driver's events, with the run's calls and its ceiling instead of the search's own."""
+        seeds = self.seeds
 
         def observe(event: Event) -> None:
+            if isinstance(event, TrialScored) and event.trial.candidate in seeds:
+                self.say(terminal.seed_line(seeds.pop(event.trial.candidate), event.trial.score))
             if isinstance(event, RoundEnded | TrialScored):
                 event = replace(event, calls=calls_before + event.calls, max_calls=self.run.max_calls)
             elif isinstance(event, RowsScored):
@@ -306,9 +332,37 @@ class Search:
             return [remember_winners(one, tried, settings) for one in others]
         texts = self._snapshot_texts(found, decision, parent, calls)
         return [  # baselines first: killed in between, the gate fails aloud instead of reading rows that were searched
-            *(new_baseline(one, decision.baseline[one.metric.nodeid], tried, settings) for one in evidence),
+            *(
+                new_baseline(
+                    one, decision.baseline[one.metric.nodeid], tried, settings, is_confirmed=not decision.unconfirmed
+                )
+                for one in evidence
+            ),
+            *self._recording_changes(decision.baseline, found.candidate),
             *(compare(path, text) for path, text in texts.items()),
         ]
+
+    def _recording_changes(self, arms: Mapping[str, Arm], winner: Candidate) -> list[Change]:
+        """The replies that the gate will need, out of what confirmed the winner; nothing is called for them."""
+        return [
+            frozen_recordings(
+                one.metric,
+                [*arms[one.metric.nodeid].draws, *self._must_pass_draws(one, winner)],
+                self.run.redactor,
+                is_whole=True,
+            )
+            for one in self.group.evidence
+        ]
+
+    def _must_pass_draws(self, one: Evidence, winner: Candidate) -> Iterable[tuple[str, Draw]]:
+        """Those of must-pass rows that are not sealed, where the store has them from the confirmation."""
+        sealed = {example.id for example in one.split.test}
+        wanted = set(one.metric.options.must_pass) - sealed
+        rows = [example for example in one.examples.values() if example.id in wanted]
+        if not rows or varies(self.group) or not self.run.settings.mode.reads_store:
+            return ()
+        results = run_arm(self.campaign.bench, one, rows, winner)
+        return draws_of(result for repeats in results.values() for result in repeats)
 
     def _snapshot_texts(self, found: Found, decision: Decision, parent: str, calls: int) -> dict[Path, str | None]:
         """What the snapshots of the winner say; ``None`` for a prompt that it leaves at its source."""
@@ -320,6 +374,8 @@ class Search:
             evidence=self.group.evidence,
             parent=parent,
             calls=calls,
+            tried=self._tried(found),
+            taken_from=self.seeds.get(found.candidate, ()),
         )
         models = models_of(self.group, self.model)
         return snapshot_texts(self.group.prompts, models, found.candidate, provenance)
@@ -345,10 +401,10 @@ class Search:
     ) -> list[Change]:
         tried = [incumbent] if decision is None or decision.confirmation is None else [incumbent, found.candidate]
         settings = self.run.settings
+        mine = [(one, healed[one.metric.nodeid]) for one in self.group.evidence if one.metric.nodeid in healed]
         return [
-            new_baseline(one, healed[one.metric.nodeid], tried, settings)
-            for one in self.group.evidence
-            if one.metric.nodeid in healed
+            *(new_baseline(one, arm, tried, settings) for one, arm in mine),
+            *(frozen_recordings(one.metric, arm.draws, self.run.redactor, is_whole=False) for one, arm in mine),
         ]
 
     def _with_fresh_arms(self, decision: Decision, winner: Candidate) -> Decision:
@@ -401,6 +457,8 @@ class Search:
             candidate="" if found.candidate == source else found.candidate.short_name,
             kept=kept,
             is_cut=found.is_cut,
+            tried=self._tried(found),
+            taken_from=self.seeds.get(found.candidate, ()),
         )
         if outcome == "unchanged":
             common = replace(common, unconfirmed=_unconfirmed_reason(snapshots.values()))
@@ -540,7 +598,7 @@ def _demo_line(demo: Demo) -> str:
     return " ".join(part for part in (demo.row or "a traced row", output) if part)
 
 
-def make_task(group: Group, max_calls: int | None) -> tuple[Task, list[str]]:
+def make_task(group: Group, max_calls: int | None, *, seeds: tuple[Candidate, ...] = ()) -> tuple[Task, list[str]]:
     """What a strategy may know about ``group``, and notes on prompts without labelled demos."""
     tunable, refusals = [], []
     for prompt in group.prompts:
@@ -557,6 +615,7 @@ def make_task(group: Group, max_calls: int | None) -> tuple[Task, list[str]]:
         weights={one.metric.nodeid: one.metric.options.weight for one in group.evidence},
         max_calls=max_calls,
         calls_on_valset=sum(one.calls_of(example.id) for one in group.evidence for example in one.split.val),
+        seeds=seeds,
     )
     return task, refusals
 

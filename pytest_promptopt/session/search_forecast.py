@@ -123,9 +123,15 @@ def forecast_search(
         reserve=sum(group.baseline.most + group.confirmation.most for group in groups) + others.most,
         ceilings=ceilings_of(run),
         sizes=shown_sizes(run, by_name(size for search in searches for size in search.sizes).values()),
-        notes=(*notes, *unseen_notes(every), *unlabelled, *mode_notes(run)),
+        notes=(*notes, *_seed_notes(expected), *unseen_notes(every), *unlabelled, *mode_notes(run)),
         failures=tuple(failures),
     )
+
+
+def _seed_notes(expected: Expectations) -> list[str]:
+    """That searches after the first one try what those before them found."""
+    names = [campaign.model for campaign, _ in expected if campaign.before]
+    return [f"what is found on the models before it is tried on {', '.join(names)} too, and counted"] if names else []
 
 
 def _searches(run: Run, expected: Expectations) -> list[_Search]:
@@ -282,9 +288,15 @@ class _Search:
         is_chosen = name == self.run.settings.optimizer
         if isinstance(optimizer, str):
             return StrategyForecast(name=name, is_chosen=is_chosen, fault=optimizer)
-        bounds = [optimizer.expected_calls(sizes) for sizes in found]
+        bounds = [self._with_seeds(sizes, *optimizer.expected_calls(sizes)) for sizes in found]
         search = priced(min(low for low, _ in bounds), max(high for _, high in bounds), calls)
         return StrategyForecast(name=name, is_chosen=is_chosen, search=search, whole=others + search)
+
+    def _with_seeds(self, sizes: Sizes, fewest: int, most: int) -> tuple[int, int]:
+        """The same with the winners of the models before this one: full marks of the first end the search."""
+        on_val = sizes.val_rows * sizes.calls_per_row
+        seeds = len(self.campaign.before)
+        return (min(fewest, on_val) if seeds else fewest), most + seeds * on_val
 
     def _taught_sizes(self) -> list[CallSize]:
         """Calls of a proposer other than the model under test, which teaches too."""
@@ -297,7 +309,10 @@ class _Search:
         """What the search will find, and where that is not known yet, both ends of it."""
         calls = {
             min(one.metric.options.repeats for one in self.metrics),
-            max(one.metric.options.repeats * one.called.most_per_row for one in self.metrics),
+            max(
+                one.metric.options.repeats * one.called.most_per_row * (1 + one.metric.most_edits)
+                for one in self.metrics
+            ),
         }
         proposer = self.run.settings.proposer or self.campaign.model
         is_own_teacher = {proposer == self.campaign.model} | (

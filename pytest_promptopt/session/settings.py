@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pytest_promptopt.errors import ModelError
 from pytest_promptopt.evaluation.split import SplitRule
 from pytest_promptopt.lms.client import Mode
 from pytest_promptopt.lms.models import Catalog
+from pytest_promptopt.session.git import merge_base
 
 STRICT_CHOICES = ("stale", "orphan", "unrecorded", "unfrozen", "inconclusive")
 DEFAULT_BUDGET = 1_000
@@ -30,7 +31,8 @@ class Settings:
     """Everything a session was asked to do. ``budget`` and ``max_cost_usd`` are ``None`` where nothing limits them.
 
     ``has_own_budget`` says that somebody named the budget: then it counts simulators too. A worker of pytest-xdist has
-    its share of what the whole run may spend. ``frozen_on_purpose`` names winners to freeze though nothing proves them.
+    its share of what the whole run may spend. ``base`` is the commit whose baselines the gate compares with.
+    ``frozen_on_purpose`` names winners to freeze though nothing proves them.
     ``typed_names`` is strategy → the name by which its settings were given, which messages use.
     """
 
@@ -52,8 +54,11 @@ class Settings:
     max_cost_usd: float | None
     mode: Mode
     mode_reason: str
+    base: str | None
     has_own_mode: bool
+    is_transferring: bool
     is_blessing: bool
+    reports: tuple[Path, ...]
     frozen_on_purpose: tuple[str, ...]
     strict: frozenset[str]
     seed: int
@@ -78,19 +83,21 @@ def read_settings(config: pytest.Config) -> Settings:
     """The settings of one session. Raises ``pytest.UsageError`` for a value that cannot be meant."""
     in_ci = is_ci()
     mode = config.getoption("prompt_lm") or config.getini("promptopt_lm") or ""
+    mode = str(Mode.RECORD) if config.getoption("prompt_fulfil") else mode
     default_mode = Mode.REPLAY if in_ci and not config.getoption("optimize_prompts") else Mode.AUTO
     budget = config.getoption("prompt_budget") or config.getini("promptopt_budget") or ""
     rootdir = config.rootpath
     tables = _tool_tables(rootdir / "pyproject.toml")
     optimizer_settings, typed_names = _optimizer_settings(config, tables)
     share = _share_of(config)
+    models = tuple(dict.fromkeys(config.getoption("prompt_model") or ()))
     return Settings(
         rootdir=rootdir,
         is_optimizing=bool(config.getoption("optimize_prompts")),
         is_dry_run=bool(config.getoption("prompt_dry_run")),
         is_ci=in_ci,
         patterns=tuple(config.getoption("prompt_patterns") or ()),
-        models=tuple(dict.fromkeys(config.getoption("prompt_model") or ())),
+        models=models,
         environment_model=os.environ.get("PROMPTOPT_MODEL") or None,
         ini_model=config.getini("promptopt_model") or None,
         proposer=config.getoption("prompt_proposer") or config.getini("promptopt_proposer") or None,
@@ -104,7 +111,10 @@ def read_settings(config: pytest.Config) -> Settings:
         mode=_read_mode(mode) if mode else default_mode,
         mode_reason="" if mode else ("CI is set" if default_mode is Mode.REPLAY else ""),
         has_own_mode=bool(mode),
+        base=_read_base(config),
+        is_transferring=_read_transfer(config, models, mode),
         is_blessing=bool(config.getoption("prompt_bless")),
+        reports=_read_reports(config),
         frozen_on_purpose=_read_frozen_on_purpose(config),
         strict=_read_strict(config.getoption("prompt_strict"), config.getini("promptopt_strict"), in_ci),
         seed=_read_int(config, "prompt_seed", "promptopt_seed", 0, least=None),
@@ -143,6 +153,39 @@ def _read_mode(text: str) -> Mode:
         return Mode(text)
     except ValueError:
         raise pytest.UsageError(f"--prompt-lm {text}: it is one of {', '.join(Mode)}") from None
+
+
+def _read_transfer(config: pytest.Config, models: Sequence[str], mode: str) -> bool:
+    """Whether to try each model's prompts on the others: a plain run of several models, which writes nothing."""
+    if not config.getoption("prompt_transfer"):
+        return False
+    if len(models) < 2:
+        raise pytest.UsageError(
+            "--prompt-transfer tries each model's prompts on the others: name two models or more, each with "
+            "--prompt-model"
+        )
+    flags = {"--optimize-prompts": "optimize_prompts", "--prompt-bless": "prompt_bless"}
+    flags |= {"--prompt-dry-run": "prompt_dry_run", "--prompt-list": "prompt_list"}
+    others = [flag for flag, name in flags.items() if config.getoption(name)]
+    others += [f"--prompt-lm {mode}"] if mode in (Mode.RECORD, Mode.RERECORD) else []
+    if others:
+        raise pytest.UsageError(
+            f"--prompt-transfer belongs to a plain run, which writes nothing: leave out {others[0]}, or it"
+        )
+    return True
+
+
+def _read_base(config: pytest.Config) -> str | None:
+    name = config.getoption("prompt_base")
+    if not name:
+        return None
+    commit = merge_base(name, config.rootpath)
+    if commit is None:
+        raise pytest.UsageError(
+            f"--prompt-base {name}: git finds no commit that this checkout shares with it. Fetch it with its history: "
+            "git fetch --unshallow origin, or fetch-depth: 0 for actions/checkout"
+        )
+    return commit
 
 
 def _read_budget(text: str) -> int | None:
@@ -224,6 +267,14 @@ def _read_split(config: pytest.Config) -> SplitRule:
     if not sealed.isdecimal() or int(sealed) < 1:
         raise pytest.UsageError(f"promptopt_sealed_rows = {sealed}: a whole number, 1 or more")
     return SplitRule(train=train, val=val, salt=config.getini("promptopt_salt"), most_sealed_keys=int(sealed))
+
+
+def _read_reports(config: pytest.Config) -> tuple[Path, ...]:
+    if not config.getoption("prompt_report"):
+        return ()
+    from pytest_promptopt.session import reporting
+
+    return reporting.read_paths(config)
 
 
 def _read_frozen_on_purpose(config: pytest.Config) -> tuple[str, ...]:

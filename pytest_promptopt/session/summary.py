@@ -11,8 +11,10 @@ from pytest_promptopt.errors import PromptOptError
 from pytest_promptopt.gate import Outcome
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.records import MetricReport
+from pytest_promptopt.reports.words import harmless
+from pytest_promptopt.session import recording
 from pytest_promptopt.session.blessing import bless
-from pytest_promptopt.snapshots.change import ChangeKind, apply
+from pytest_promptopt.snapshots.change import ChangeKind
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
@@ -24,11 +26,22 @@ def finish(run: Run, session: pytest.Session) -> None:
     """Write what was blessed, and let the exit status tell what strictness found. One process does this."""
     if run.settings.is_dry_run:
         return
+    if run.uses and not run.settings.is_optimizing:
+        _record(run, session)
     if run.settings.is_blessing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         _write_blessed(run, session)
     run.strict_findings = _strict_findings(run)
     if run.strict_findings and session.exitstatus in _GREEN:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _record(run: Run, session: pytest.Session) -> None:
+    try:
+        run.closing_lines += recording.conclude(run)
+    except PromptOptError as error:
+        run.closing_lines.append(recording.failure_of(error))
+        if session.exitstatus in _GREEN:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _write_blessed(run: Run, session: pytest.Session) -> None:
@@ -37,7 +50,7 @@ def _write_blessed(run: Run, session: pytest.Session) -> None:
         blessing = bless(
             run.reports.values(), rootdir=settings.rootdir, patterns=settings.patterns, salt=settings.split.salt
         )
-        apply(blessing.changes)
+        run.write(blessing.changes)
     except PromptOptError as error:
         run.closing_lines.append(f"not blessed: {error}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -46,6 +59,9 @@ def _write_blessed(run: Run, session: pytest.Session) -> None:
     for change in blessing.changes:
         path = change.path.relative_to(settings.rootdir).as_posix()
         run.closing_lines.append(f"blessed: {path} ({words[change.kind]})")
+    run.closing_lines += [f"blessed: {line}" for line in blessing.anchors.values()]
+    for nodeid, line in blessing.anchors.items():
+        run.reports[nodeid] = replace(run.reports[nodeid], anchor_move=line)
     run.closing_lines += [f"not blessed: {line}" for line in blessing.refused]
     if not blessing.changes and not blessing.refused:
         run.closing_lines.append("blessed: nothing to change")
@@ -76,16 +92,16 @@ def write(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     elif run.reports or run.unreported.calls:
         _write_metrics(run, terminalreporter)
     for line in run.closing_lines:
-        terminalreporter.write_line(line)
+        terminalreporter.write_line(line if line.startswith("::") else harmless(line))  # annotations are meant
 
 
 def _write_metrics(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [_as_blessed(report) if run.settings.is_blessing else report for report in run.reports.values()]
+    reports = [as_blessed(report) if run.settings.is_blessing else report for report in run.reports.values()]
     is_verbose = run.config.get_verbosity() > 0
     terminalreporter.ensure_newline()
     terminalreporter.section("prompt metrics")
     if reports:
-        terminalreporter.write_line(terminal.metric_table(reports, is_verbose=is_verbose))
+        terminalreporter.write_line(harmless(terminal.metric_table(reports, is_verbose=is_verbose)))
     notes = terminal.metric_notes(
         reports,
         is_verbose=is_verbose,
@@ -94,18 +110,22 @@ def _write_metrics(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
         unreported=run.unreported,
     )
     for line in notes:
-        terminalreporter.write_line(line)
+        terminalreporter.write_line(harmless(line))
+    if run.settings.is_transferring and reports:
+        for line in ["", *terminal.transfer_lines(terminal.transfer_tables(reports))]:
+            terminalreporter.write_line(harmless(line))
     for path in run.orphans:
         terminalreporter.write_line(
             f"orphan        {path}: no such prompt or metric any more; delete it if that is meant"
         )
     if run.strict_findings:
         names = ", ".join(sorted(run.settings.strict))
-        terminalreporter.write_line(f"exit status 1, because --prompt-strict {names}: {'; '.join(run.strict_findings)}")
+        why = harmless("; ".join(run.strict_findings))
+        terminalreporter.write_line(f"exit status 1, because --prompt-strict {names}: {why}")
     _count_warnings(reports, run, terminalreporter)
 
 
-def _as_blessed(report: MetricReport) -> MetricReport:
+def as_blessed(report: MetricReport) -> MetricReport:
     """The report once its stale prompts are retired: what ran is what stands."""
     retired = [replace(prompt, standing="source") for prompt in report.stale]
     others = [prompt for prompt in report.prompts if prompt not in report.stale]
@@ -123,10 +143,10 @@ def _write_jobs(run: Run, terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.ensure_newline()
     terminalreporter.section("optimized prompts")
     table = terminal.job_table(run.jobs, budget=run.max_calls, max_cost_usd=_shown_ceiling_usd(run))
-    terminalreporter.write_line(table)
+    terminalreporter.write_line(harmless(table))
     is_verbose = run.config.get_verbosity() > 0
     for line in terminal.job_notes(run.jobs, written=run.written, is_verbose=is_verbose):
-        terminalreporter.write_line(line)
+        terminalreporter.write_line(harmless(line))
 
 
 def _shown_ceiling_usd(run: Run) -> float | None:

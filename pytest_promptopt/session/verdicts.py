@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +12,9 @@ from pytest_promptopt.errors import PromptOptError
 from pytest_promptopt.evaluation.dataset import Example
 from pytest_promptopt.evaluation.metric import Trial
 from pytest_promptopt.evaluation.outcome import RowResult, Status, by_row
+from pytest_promptopt.evaluation.repeats import Repeats, measure_repeats, pass_hats
 from pytest_promptopt.gate import Outcome, ScoredRow, Verdict, judge
+from pytest_promptopt.lms.client import Draw
 from pytest_promptopt.prompts.base import AnyPrompt
 from pytest_promptopt.prompts.frozen import read_frozen
 from pytest_promptopt.prompts.registry import prompts_named
@@ -20,13 +22,16 @@ from pytest_promptopt.prompts.runtime import Snapshot, Standing
 from pytest_promptopt.prompts.trace import PromptCall
 from pytest_promptopt.reports import terminal
 from pytest_promptopt.reports.records import MetricReport, PromptState, RowReport
+from pytest_promptopt.session.anchoring import anchor_of
 from pytest_promptopt.session.git import committed_text
 from pytest_promptopt.session.metric_item import NO_MODEL_NAME, MetricItem, ReadRows, scored_rows
+from pytest_promptopt.session.moves import moves_of
 
 if TYPE_CHECKING:
     from pytest_promptopt.session.run import Run
 
 ONE_LINE = 80
+MOST_OF_TEXT = 400  # a row may be a book
 ERROR_LINE = 600  # what went wrong with a file or a model ends with the command that mends it
 
 
@@ -34,7 +39,7 @@ def plan(item: MetricItem, read: ReadRows) -> Sequence[Trial]:
     """The work of a plain run: every row to read, every repeat, the prompts as they stand."""
     rows = (*read.deciding, *read.outside)
     return [
-        Trial(example=example, repeat=repeat, model=item.model)
+        Trial(example=example, repeat=repeat, model=item.model, recorded=item.replies)
         for example in rows
         for repeat in range(item.options.repeats)
     ]
@@ -51,7 +56,8 @@ def judge_rows(
     """The report of one plain run over the rows ``read``; ``strays`` are prompts that were called without a row."""
     examples = {example.id: example for example in (*read.deciding, *read.outside)}
     outside = {example.id for example in read.outside}
-    rows = [row_report(examples[row_id], repeats, outside) for row_id, repeats in by_row(results).items()]
+    hide = run.redactor.redact
+    rows = [row_report(examples[row_id], repeats, outside, hide=hide) for row_id, repeats in by_row(results).items()]
     calls = [call for result in results for call in result.calls]
     left = len(read.deciding) + len(read.outside) - len(rows)
     prompts = _prompt_states(run, item, calls)
@@ -64,7 +70,7 @@ def judge_rows(
         total_rows=read.total,
         unread=read.unread,
         rows=tuple(rows),
-        verdict=_judge(run, item, rows),
+        verdict=_judge(run, item, rows, is_rescored=_is_rescored(item, results)),
         threshold=item.options.threshold,
         margin=item.options.margin,
         reads="all" if item.baseline is None else item.baseline.reads,
@@ -73,24 +79,42 @@ def judge_rows(
         text_name=_text_name(examples.values(), calls),
         prompts=prompts,
         must_pass=item.options.must_pass,
+        perturb=item.options.perturb,
         skipped=sum(row.status is Status.SKIPPED for row in rows),
         format_failures=sum(row.status is Status.FORMAT for row in rows),
+        repeats=_repeats(rows),
         spending=run.take_spending(seconds),
         notes=(
             *_notes(item),
+            *moves_of(item),
+            *_rescored(item, results),
             *_stopped(item, left, len(rows)),
             *_strayed(item, strays),
             *_missed(item, prompts, calls),
+            *_unedited(item, results),
         ),
     )
 
 
-def row_report(example: Example, repeats: Sequence[RowResult], outside: Iterable[str] = ()) -> RowReport:
-    """One row over its repeats: the mean of its scores; a repeat without one takes the score from all of them."""
+def _repeats(rows: Sequence[RowReport]) -> Repeats | None:
+    """How steady the rows are; ``None`` where one of them has no score, as there is none of the metric then."""
+    if any(row.status in (Status.ERROR, Status.UNRECORDED) for row in rows):
+        return None
+    return measure_repeats({row.id: row.repeats for row in rows if row.repeats and not row.is_outside_mean})
+
+
+def row_report(
+    example: Example, repeats: Sequence[RowResult], outside: Iterable[str] = (), *, hide: Callable[[str], str] = str
+) -> RowReport:
+    """One row over its repeats: the mean of its scores; a repeat without one takes the score from all of them.
+
+    ``hide`` takes keys and passwords out of its texts, before they are cut: half a key would be known no more.
+    """
     worst = min(repeats, key=lambda result: _gravity(result))
     scores = [result.judgement.score for result in repeats]
     known = [score for score in scores if score is not None]
-    text = worst.judgement.feedback
+    trials = tuple(known) if len(known) == len(scores) > 1 else ()
+    text = hide(worst.judgement.feedback)
     width = ERROR_LINE if worst.judgement.status is Status.ERROR else ONE_LINE
     return RowReport(
         id=example.id,
@@ -100,10 +124,18 @@ def row_report(example: Example, repeats: Sequence[RowResult], outside: Iterable
         group=worst.group,
         why=one_line(text if worst.judgement.score is None else text.partition("\n")[0], width),
         feedback=text,
-        text=one_line(_telling_text(example, worst.calls)),
+        text=one_line(hide(_telling_text(example, worst.calls)[:MOST_OF_TEXT])),
         is_outside_mean=example.id in outside,
         cost_usd=_cost_usd(call for result in repeats for call in result.calls),
+        flip=hide(_flip_words(example, repeats)),
+        repeats=trials,
+        pass_hats=pass_hats(trials),
     )
+
+
+def _flip_words(example: Example, repeats: Sequence[RowResult]) -> str:
+    flips = [result.survival.flip for result in repeats if result.survival is not None]
+    return next((flip.sentence(example.id) for flip in flips if flip is not None), "")
 
 
 def _cost_usd(calls: Iterable[PromptCall]) -> float | None:
@@ -148,16 +180,20 @@ def gate_rows(rows: Sequence[RowReport]) -> list[ScoredRow]:
     ]
 
 
-def _judge(run: Run, item: MetricItem, rows: Sequence[RowReport]) -> Verdict:
-    options = item.options
+def _judge(run: Run, item: MetricItem, rows: Sequence[RowReport], *, is_rescored: bool = False) -> Verdict:
+    options, compared = item.options, item.compared
     inside = gate_rows([row for row in rows if not row.is_outside_mean])
-    baseline = scored_rows(item.baseline)
-    is_comparable = item.baseline is None or item.baseline.metric_digest == item.digest or _is_unmoved(inside, baseline)
+    baseline = scored_rows(compared)
+    is_comparable = compared is None or compared.metric_digest == item.digest or _is_unmoved(inside, baseline)
+    anchor = anchor_of(compared) if is_comparable else None
+    if is_rescored:
+        baseline, is_comparable = {row.id: row for row in inside if row.id in (baseline or ())}, True
     if run.settings.is_blessing:
-        baseline, is_comparable = {row.id: row for row in inside}, True
+        baseline, anchor, is_comparable = {row.id: row for row in inside}, None, True
     return judge(
         inside,
         baseline=baseline,
+        anchor=anchor,
         threshold=options.threshold,
         margin=options.margin,
         alpha=run.alpha,
@@ -173,6 +209,32 @@ def _judge(run: Run, item: MetricItem, rows: Sequence[RowReport]) -> Verdict:
 def _is_unmoved(rows: Sequence[ScoredRow], baseline: dict[str, ScoredRow] | None) -> bool:
     """Whether changed metric code scored every row as before, so that there is nothing to compare anew."""
     return baseline is not None and {row.id: row for row in rows} == baseline
+
+
+def _is_rescored(item: MetricItem, results: Sequence[RowResult]) -> bool:
+    """Whether changed metric code scored the replies that the same prompts got for the baseline.
+
+    Then these scores are the baseline's under the new code: no prompt has changed, and there is no loss to look for.
+    """
+    baseline = item.compared
+    if baseline is None or baseline.metric_digest == item.digest:
+        return False
+    draws = [draw for result in results for draw in result.draws]
+    calls = [call for result in results for call in result.calls]
+    are_same = all(baseline.prompts.get(call.prompt) == call.digest for call in calls)
+    return are_same and 0 < len(draws) == len(calls) and all(_is_recorded(draw, item) for draw in draws)
+
+
+def _is_recorded(draw: Draw, item: MetricItem) -> bool:
+    recorded = item.replies.get(draw.key)
+    return recorded is not None and draw.reply is not None and draw.reply.text == recorded.text
+
+
+def _rescored(item: MetricItem, results: Sequence[RowResult]) -> tuple[str, ...]:
+    if not _is_rescored(item, results):
+        return ()
+    what = "its code changed, its prompts did not: the recorded replies were scored anew, so nothing was lost"
+    return (f"{item.name}: {what}; accept the new scores with pytest --prompt-bless",)
 
 
 def _prompt_states(run: Run, item: MetricItem, calls: Sequence[PromptCall]) -> tuple[PromptState, ...]:
@@ -196,10 +258,10 @@ def _who_called(call: PromptCall) -> AnyPrompt | None:
 def _prompt_state(run: Run, item: MetricItem, prompt: AnyPrompt, call: PromptCall) -> PromptState:
     model = call.model or NO_MODEL_NAME
     snapshot = prompt.find_snapshot(run.runtime, model)
-    baseline = item.baseline
+    baseline = item.compared
     taken_with = call.digest if baseline is None else baseline.prompts.get(prompt.name, call.digest)
     has_moved = snapshot.standing is Standing.SOURCE and taken_with != call.digest
-    before, after = _instructions(prompt, snapshot, has_moved=has_moved)
+    before, after = _instructions(prompt, snapshot, has_moved=has_moved, base=run.settings.base)
     return PromptState(
         name=prompt.name,
         standing=str(snapshot.standing),
@@ -226,18 +288,27 @@ def _search_options(run: Run, snapshot: Snapshot) -> str:
     return options_that_found(run, snapshot.frozen.provenance)
 
 
-def _instructions(prompt: AnyPrompt, snapshot: Snapshot, *, has_moved: bool) -> tuple[str | None, str | None]:
-    """The instruction before and after a change by hand; ``None`` where nothing changed or nobody knows."""
+def _instructions(
+    prompt: AnyPrompt, snapshot: Snapshot, *, has_moved: bool, base: str | None
+) -> tuple[str | None, str | None]:
+    """The instruction before and after a change; ``None`` where nothing changed or nobody knows.
+
+    A change is one by hand since the last commit, or any at all since the ``base`` that the branch left.
+    """
     if snapshot.standing is Standing.STALE and snapshot.frozen is not None:
         return snapshot.frozen.compiled.instruction, prompt.source.instruction
     if snapshot.standing is Standing.EDITED or has_moved:
-        return _committed_instruction(snapshot.path), snapshot.compiled.instruction
+        return _committed_instruction(snapshot.path, base or "HEAD"), snapshot.compiled.instruction
+    if base is not None and snapshot.is_frozen:
+        before = _committed_instruction(snapshot.path, base)
+        is_same = before in (None, snapshot.compiled.instruction)
+        return (None, None) if is_same else (before, snapshot.compiled.instruction)
     return None, None
 
 
-def _committed_instruction(path: Path) -> str | None:
+def _committed_instruction(path: Path, revision: str) -> str | None:
     """The instruction in the snapshot that git has at ``path``; ``None`` when it has none, or none that can be read."""
-    text = committed_text(path)
+    text = committed_text(path, revision)
     try:
         return None if text is None else read_frozen(text, path=path).compiled.instruction
     except PromptOptError:
@@ -264,6 +335,15 @@ def _strayed(item: MetricItem, strays: Sequence[str]) -> tuple[str, ...]:
     what = f"{', '.join(strays)} was called by code that carries no row, such as a thread that the plugin did not start"
     cost = "such calls are not traced, identical ones share one reply, and a search refuses them"
     return (f"{item.name}: {what}; {cost}: hand the thread promptopt.propagate(function), from the fixture promptopt",)
+
+
+def _unedited(item: MetricItem, results: Sequence[RowResult]) -> tuple[str, ...]:
+    """Say it where no row had anything to edit, so that nobody takes the score for one of survival."""
+    survivals = [result.survival for result in results if result.judgement.score is not None]
+    if not item.options.perturb or not survivals or any(one is not None and one.edits for one in survivals):
+        return ()
+    what = "no text of its rows stands in what a prompt under test was asked"
+    return (f"{item.name}: {what}, so perturb edits nothing; give rows whose text fields are the prompt's inputs",)
 
 
 def _missed(item: MetricItem, prompts: Sequence[PromptState], calls: Sequence[PromptCall]) -> tuple[str, ...]:

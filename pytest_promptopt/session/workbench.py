@@ -161,6 +161,7 @@ def trials_of(
             model=model or metric.model,
             temperature=temperature,
             spend=spend,
+            recorded=metric.replies,
         )
         for example in examples
         for repeat in range(metric.options.repeats)
@@ -172,10 +173,10 @@ def outcome_of(metric: MetricItem, repeats: Sequence[RowResult]) -> Outcome:
     for result in repeats:
         refuse_fault(metric, result)
         if result.judgement.status is Status.ERROR:
-            return Outcome(score=None, feedback=result.judgement.feedback, calls=result.calls, is_rejected=True)
+            return Outcome(score=None, feedback=result.judgement.feedback, calls=result.own_calls, is_rejected=True)
     scores = [result.judgement.score for result in repeats if result.judgement.score is not None]
     worst = min(repeats, key=lambda result: 2.0 if result.judgement.score is None else result.judgement.score)
-    return Outcome(score=fmean(scores) if scores else None, feedback=worst.judgement.feedback, calls=worst.calls)
+    return Outcome(score=fmean(scores) if scores else None, feedback=worst.judgement.feedback, calls=worst.own_calls)
 
 
 def is_fault(result: RowResult) -> bool:

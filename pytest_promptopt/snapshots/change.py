@@ -16,7 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from pytest_promptopt.errors import UsageError
-from pytest_promptopt.prompts.frozen import named_owner
+from pytest_promptopt.prompts.frozen import file_stem, named_owner
 from pytest_promptopt.prompts.toml_file import decode
 
 """The folder beside an owner's file in which frozen things live."""
@@ -101,11 +101,19 @@ def check_writable(folder: Path) -> None:
 def find_orphans(folder: Path, owners: Collection[str]) -> list[Path]:
     """The files in ``folder`` whose prompt or metric is none of ``owners``, with their recordings; deletes nothing.
 
-    A file that names no owner at all is nobody's orphan: reading it is an error of its own.
+    A file that names no owner at all is nobody's orphan: reading it is an error of its own. Recordings without a
+    baseline beside them are known by their name alone.
     """
     orphans = [path for path in sorted(folder.glob("*.toml")) if _owner(path) not in (None, *owners)]
     recordings = [path.with_suffix(".jsonl") for path in orphans]
-    return sorted(orphans + [path for path in recordings if path.is_file()])
+    known = {_owner_in_name(file_stem(owner, "")) for owner in owners}
+    alone = [path for path in folder.glob("*@*.jsonl") if not path.with_suffix(".toml").exists()]
+    nameless = [path for path in alone if _owner_in_name(path.stem) not in known]
+    return sorted(orphans + [path for path in recordings if path.is_file()] + nameless)
+
+
+def _owner_in_name(stem: str) -> str:
+    return stem.partition("@")[0]
 
 
 def _owner(path: Path) -> str | None:

@@ -36,8 +36,19 @@ SPREAD_SECONDS = 0.004
 
 CONFTEST = """
 import json
+import os
+import sys
 
 from pytest_promptopt.reports.records import to_json
+
+
+def refuse_network(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        raise PermissionError(f"this test refuses the network: {event}")
+
+
+if os.environ.get("NETWORK") == "refused":
+    sys.addaudithook(refuse_network)
 
 
 def pytest_promptopt_job_finished(config, report):
@@ -67,12 +78,17 @@ class Shop:
         tests = self.path / "tests/test_support.py"
         tests.write_text(re.sub(r"threshold=0\.\d+", "threshold=0.1", tests.read_text()))
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run pytest in a process of its own, any warning an error; it knows the key and little else."""
         (self.path / "jobs.jsonl").unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-p", "promptopt", "-p", "no:cacheprovider", "-W", "error"]
         return subprocess.run(
-            [*command, *arguments], cwd=self.path, env=environment(), capture_output=True, text=True, timeout=120
+            [*command, *arguments],
+            cwd=self.path,
+            env={**environment(), **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     def optimize(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -97,7 +113,7 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """A search over one edge, the same again, and a plain run when the server is gone.
+    """A search over one edge, the same again, a plain run when the server is gone, and one in a ``fresh`` checkout.
 
     ``log`` is what the server saw of the first search, ``late`` of all that came after.
     """
@@ -112,6 +128,7 @@ class Story:
     late: list[Seen]
     files_at_the_end: Mapping[str, bytes]
     plain: subprocess.CompletedProcess[str]
+    fresh: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +146,8 @@ def tell(path: Path, model: str) -> Story:
         again = shop.optimize("--prompt-budget", "none")
         late = server.log()[len(log) :]
     plain = shop.run("--prompt-lm", "replay")
+    shutil.rmtree(shop.path / ".promptopt")
+    fresh = shop.run(CI="true", NETWORK="refused", DESK_KEY="")
     return Story(
         shop=shop,
         model=model,
@@ -140,6 +159,7 @@ def tell(path: Path, model: str) -> Story:
         late=late,
         files_at_the_end=shop.frozen_files(),
         plain=plain,
+        fresh=fresh,
     )
 
 
@@ -178,7 +198,11 @@ def test_both_edges_find_and_freeze_what_the_simulator_in_the_process_does(
     simulated = Shop(tmp_path / "simulated", "offline/keyword")
     assert simulated.optimize().returncode == 0
     files = simulated.frozen_files()
-    assert files == stories["aiohttp"].files == stories["litellm"].files
+    recorded = {edge: set(story.files) - set(files) for edge, story in stories.items()}
+    beside_baselines = {name.replace(".toml", ".jsonl") for name in files if name.startswith("tests/")}
+    assert recorded == dict.fromkeys(MODELS, beside_baselines)
+    for story in stories.values():
+        assert {name: story.files[name] for name in files} == files
     assert set(files) == {  # the alias names them
         "support/__prompts__/prompts.priority@desk.toml",
         "support/__prompts__/prompts.route@desk.toml",
@@ -222,6 +246,16 @@ def test_a_second_search_asks_nothing_and_changes_no_byte(story: Story) -> None:
 def test_a_plain_run_passes_from_what_was_kept_when_the_server_is_gone(story: Story) -> None:
     assert story.plain.returncode == 0, story.plain.stdout
     assert "0 called" in story.plain.stdout
+
+
+def test_the_gate_passes_in_a_fresh_checkout_in_ci_with_the_network_refused(story: Story) -> None:
+    assert story.fresh.returncode == 0, story.fresh.stdout
+    assert "replay (CI is set), no call can be made" in story.fresh.stdout
+    assert "0 called, $0.00" in story.fresh.stdout
+
+
+def test_what_is_recorded_holds_no_key(story: Story) -> None:
+    assert not any(KEY.encode() in content for content in story.files.values())
 
 
 # --- money and calls --------------------------------------------------------------------------------------------------

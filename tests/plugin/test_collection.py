@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from textwrap import dedent, indent
 from typing import Any
 
 import pytest
@@ -357,3 +359,58 @@ def test_metrics_and_strict_markers_agree(project: Any) -> None:
         def test_metric(example): ...
     """)
     project.run("--strict-markers").assert_outcomes(passed=1)
+
+
+def test_parameters_may_hold_two_colons_and_keep_their_names_and_baselines(project: Any) -> None:
+    project.tests("""
+        class TestDesk:
+            @pytest.mark.parametrize("language", ["a::b", "c::b", "a.b"])
+            @pytest.mark.prompt_metric("tickets", threshold=0.0)
+            def test_routes(self, example, language):
+                route(ticket=example.ticket)
+    """)
+    result = project.run("--prompt-bless", "--prompt-report", "all.json")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["test_routes[[]a::b] *", "test_routes[[]c::b] *", "test_routes[[]a.b] *"])
+    metrics = json.loads((project.path / "all.json").read_text(encoding="utf-8"))["metrics"]
+    assert [metric["owner"] for metric in metrics] == [
+        f"test_desk.TestDesk.test_routes[{language}]" for language in ("a::b", "c::b", "a.b")
+    ]
+    assert len({metric["baseline"]["path"] for metric in metrics}) == 3
+
+
+def test_two_metrics_that_would_share_a_baseline_are_a_collection_error_that_names_both(project: Any) -> None:
+    metric = """
+        @pytest.mark.prompt_metric("tickets")
+        def test_routes({}example): ...
+    """
+    project.tests("class TestA:\n" + indent(dedent(metric.format("self, ")), "    "))
+    for source, name in (("test_desk.py", "test_desk.TestA.py"),):
+        text = (project.path / source).read_text(encoding="utf-8")
+        (project.path / name).write_text(
+            text.replace("class TestA:", "if True:").replace("self, ", ""), encoding="utf-8"
+        )
+    result = project.run("--import-mode=importlib")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*test_desk.py::TestA::test_routes*would share one baseline*rename one of the two*"])
+    result.stdout.fnmatch_lines(["*test_desk.TestA.py::test_routes*would share one baseline*"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("-v",)])
+def test_nothing_that_is_printed_of_rows_is_a_command_to_githubs_runner(
+    project: Any, arguments: tuple[str, ...]
+) -> None:
+    project.tests("""
+        ROWS[:] = [
+            {"id": f"{start}1", "ticket": f"{start}of a row", "team": "bug"}
+            for start in ("::error file=a::", "##[error]", "  ::set-output name=a::", "x\\r::error::")
+        ]
+
+        @pytest.mark.prompt_metric("tickets", threshold=0.9, must_pass=["##[error]1"])
+        def test_metric(example):
+            route(ticket=example.ticket)
+            pytest.fail("##[group]" if example.id.startswith("#") else "::stop-commands::x")
+    """)
+    lines = project.run(*arguments).stdout.str().replace("\r", "\n").splitlines()
+    assert any(": :error file=a::" in line for line in lines)
+    assert [line for line in lines if line.lstrip().startswith("::") or "##[" in line] == []

@@ -236,7 +236,7 @@ def test_a_winner_on_one_model_leaves_the_other_models_as_they_are(project: Any)
         "trouble.py",
         """
         def trouble(request, is_proposal):
-            if is_proposal and request.model == "scripted/other":
+            if is_proposal and request.model == "scripted/learner":
                 return "```\\nChoose billing for: refund, invoice, receipt, discount, charged.\\n```"
         """,
     )
@@ -250,7 +250,7 @@ def test_a_winner_on_one_model_leaves_the_other_models_as_they_are(project: Any)
 
 def test_other_winners_of_that_run_are_left_aside_however_good_they_are(project: Any) -> None:
     desk = _unproven_desk(project)
-    both = ("--prompt-model", "scripted/learner", "--prompt-model", "scripted/other")
+    both = ("--prompt-model", "scripted/other", "--prompt-model", "scripted/learner")
     desk.write(
         "trouble.py",
         """

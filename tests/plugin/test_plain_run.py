@@ -74,7 +74,13 @@ def test_junit_files_hold_the_score(project: Any) -> None:
     project.run("--junitxml=junit.xml")
     cases = {case.get("name"): case for case in ET.parse(project.path / "junit.xml").iter("testcase")}
     properties = {item.get("name"): item.get("value") for item in cases["test_good"].iter("property")}
-    assert properties == {"promptopt.score": "0.75", "promptopt.rows": "4", "promptopt.verdict": "pass"}
+    assert properties == {
+        "promptopt.score": "0.75",
+        "promptopt.rows": "4",
+        "promptopt.verdict": "pass",
+        "promptopt.model": "scripted/desk",
+        "promptopt.cost_usd": "0.0",
+    }
     assert cases["test_bad"].find("failure") is not None
     assert not list(cases["test_plain"].iter("property"))
 
