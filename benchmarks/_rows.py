@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -21,10 +21,14 @@ from pytest_promptopt.evaluation.outcome import RowResult, TestExceptions
 from pytest_promptopt.lms.base import Reply, Request
 from pytest_promptopt.lms.ceiling import Ceiling
 from pytest_promptopt.lms.client import Client, Mode
+from pytest_promptopt.lms.redaction import Redactor
 from pytest_promptopt.lms.store import Store
 from pytest_promptopt.prompts.active import provide_runtime
 from pytest_promptopt.prompts.compiled import CompiledPrompt, Demo
 from pytest_promptopt.prompts.runtime import Runtime
+from pytest_promptopt.session.recording import draws_of, recordings_of
+from pytest_promptopt.snapshots.change import apply
+from pytest_promptopt.snapshots.recordings import compare_recordings, read_recordings
 
 MODEL = "instant/oracle"
 THREADS = 16  # the default of --prompt-concurrency
@@ -68,13 +72,17 @@ def compiled(demo_count: int, instruction: str = INSTRUCTION) -> CompiledPrompt:
 
 def evaluate(rows: Sequence[dict[str, str]], candidate: CompiledPrompt, threads: int) -> int:
     """How many rows the candidate gets right: from plain dicts to results, as a metric does it."""
+    return sum(result.judgement.score == 1.0 for result in results_of(rows, candidate, threads))
+
+
+def results_of(
+    rows: Sequence[dict[str, str]], candidate: CompiledPrompt, threads: int, recorded: Mapping[str, Reply] | None = None
+) -> list[RowResult]:
     work = [
-        Trial(example=example, candidate={classify.name: candidate}, model=MODEL)
+        Trial(example=example, candidate={classify.name: candidate}, model=MODEL, recorded=recorded or {})
         for example in as_examples(rows, name="rows")
     ]
-    results: list[RowResult]
-    results = run_in_threads(work, METRIC.run, concurrency=threads) if threads > 1 else run_in_order(work, METRIC.run)
-    return sum(result.judgement.score == 1.0 for result in results)
+    return run_in_threads(work, METRIC.run, concurrency=threads) if threads > 1 else run_in_order(work, METRIC.run)
 
 
 def rows_of(count: int) -> list[dict[str, str]]:
@@ -101,6 +109,28 @@ def replay(demo_count: int, count: int) -> dict[str, float]:
         evaluate(rows[:1], candidate, 1)  # opens the file
         result = timed(lambda: evaluate(rows, candidate, 1), count)
         client.close()
+        if lm.calls:
+            raise SystemExit("the replay called the model")
+        return result
+
+
+def recorded(count: int) -> dict[str, float]:
+    """The same out of a file of recordings, which is read for it; there is no store, and the model is not reached."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows, candidate, path = rows_of(count), compiled(0), Path(folder) / "recordings.jsonl"
+        enter(Instant(), mode=Mode.AUTO)
+        found = recordings_of(draws_of(results_of(rows, candidate, 1)), Redactor())
+        apply([compare_recordings(path, found, metric="rows", is_whole=True)])
+        del found
+        lm = Instant()
+        enter(lm, mode=Mode.REPLAY)
+
+        def gate() -> int:
+            replies = {key: each.as_reply() for key, each in read_recordings(path, metric="rows").items()}
+            results = results_of(rows, candidate, 1, replies)
+            return sum(result.judgement.score == 1.0 for result in results)
+
+        result = timed(gate, count)
         if lm.calls:
             raise SystemExit("the replay called the model")
         return result
@@ -138,6 +168,7 @@ CELLS: dict[str, Callable[[int], dict[str, float]]] = {
     "16 demos, threads": partial(instant, 16, THREADS),
     "replay": partial(replay, 0),
     "replay, 16 demos": partial(replay, 16),
+    "recorded": recorded,
     "bare sqlite": bare_sqlite,
 }
 
