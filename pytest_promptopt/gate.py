@@ -139,6 +139,16 @@ class Verdict:
     is_worse_than_anchor: bool = False
 
     @property
+    def fails_by_anchor(self) -> bool:
+        """Whether the fall since the best accepted scores failed the gate, and the fall since the last ones did not."""
+        return self.is_worse_than_anchor and not self.is_worse
+
+    @property
+    def decisive_lost(self) -> tuple[str, ...]:
+        """The rows that lost: since the last accepted scores, or since the best ones where that is what failed."""
+        return self.anchor_lost if self.fails_by_anchor else self.lost
+
+    @property
     def is_unchanged(self) -> bool:
         """The baseline's rows were all read again, no others, and each scores what it did."""
         return self.coverage == 1.0 and not (self.lost or self.gained or self.new_rows)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
-from pytest_promptopt.optimizers.base import Optimizer, Task
+from pytest_promptopt.optimizers.base import Evaluate, Optimizer, Search, Sizes, Task
+from pytest_promptopt.prompts.candidate import Candidate
+from pytest_promptopt.prompts.compiled import CompiledPrompt
 from pytest_promptopt.testing.world import (
     METRIC,
     TOPICS,
@@ -28,6 +32,7 @@ __all__ = [
     "METRIC",
     "TOPICS",
     "Run",
+    "Scripted",
     "World",
     "calls_of",
     "is_right",
@@ -35,6 +40,8 @@ __all__ = [
     "make_rows",
     "make_signature",
     "make_task",
+    "naming",
+    "on_val",
     "outcome_of",
     "propose",
     "run",
@@ -42,6 +49,27 @@ __all__ = [
     "text_of",
     "topic_of",
 ]
+
+
+class Scripted:
+    """A strategy written inside a test."""
+
+    def __init__(self, search: Callable[[Task], Search]) -> None:
+        self._search = search
+
+    def search(self, task: Task, rng: Random) -> Search:
+        return self._search(task)
+
+    def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
+        return 0, 0
+
+
+def naming(*topics: str) -> Candidate:
+    return Candidate({"route": CompiledPrompt(instruction=" ".join(topics))})
+
+
+def on_val(task: Task, *candidates: Candidate) -> Evaluate:
+    return Evaluate(pairs=tuple((candidate, row) for candidate in candidates for row in task.valset))
 
 
 def run(optimizer: Optimizer, task: Task, **settings: Any) -> Run:

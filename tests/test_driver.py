@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from random import Random
 from threading import Thread
 
 import pytest
@@ -18,7 +17,6 @@ from pytest_promptopt.optimizers.base import (
     Rejection,
     Row,
     Search,
-    Sizes,
     Task,
     Trace,
 )
@@ -26,28 +24,7 @@ from pytest_promptopt.optimizers.driver import Allowance, Proposed, Rejected, Ro
 from pytest_promptopt.prompts.candidate import Candidate
 from pytest_promptopt.prompts.compiled import CompiledPrompt
 from pytest_promptopt.prompts.trace import PromptCall
-from tests.optimizer_world import METRIC, make_rows, make_task, outcome_of, run
-
-
-class Scripted:
-    """A strategy written inside a test."""
-
-    def __init__(self, search: Callable[[Task], Search]) -> None:
-        self._search = search
-
-    def search(self, task: Task, rng: Random) -> Search:
-        return self._search(task)
-
-    def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
-        return 0, 0
-
-
-def naming(*topics: str) -> Candidate:
-    return Candidate({"route": CompiledPrompt(instruction=" ".join(topics))})
-
-
-def on_val(task: Task, *candidates: Candidate) -> Evaluate:
-    return Evaluate(pairs=tuple((candidate, row) for candidate in candidates for row in task.valset))
+from tests.optimizer_world import METRIC, Scripted, make_rows, make_task, naming, on_val, outcome_of, run
 
 
 def test_the_candidate_that_a_strategy_returns_wins_with_its_score_on_val_rows() -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_promptopt.optimizers.base import Evaluate, Outcome, Row, Search, Sizes, Task
+from pytest_promptopt.optimizers.base import Outcome, Row, Search, Task
 from pytest_promptopt.optimizers.reflect_race import ReflectRace
 from pytest_promptopt.optimizers.registry import OPTIMIZERS, make_optimizer
 from pytest_promptopt.prompts.candidate import Candidate
-from pytest_promptopt.prompts.compiled import CompiledPrompt
-from tests.optimizer_world import TOPICS, make_task, outcome_of, run
+from tests.optimizer_world import TOPICS, Scripted, make_task, naming, on_val, outcome_of, run
 
 SMALL = {
     "bootstrap-random-search": {"num_candidates": 2},
@@ -25,27 +22,6 @@ SMALL = {
     "gepa": {"max_evaluations": 2},
     "reflect-race": {"num_proposals": 2, "num_demo_sets": 1, "generations": 1, "children": 2},
 }
-
-
-class Scripted:
-    """A strategy written inside a test."""
-
-    def __init__(self, search: Callable[[Task], Search]) -> None:
-        self._search = search
-
-    def search(self, task: Task, rng: Random) -> Search:
-        return self._search(task)
-
-    def expected_calls(self, sizes: Sizes) -> tuple[int, int]:
-        return 0, 0
-
-
-def naming(*topics: str) -> Candidate:
-    return Candidate({"route": CompiledPrompt(instruction=" ".join(topics))})
-
-
-def on_val(task: Task, candidate: Candidate) -> Evaluate:
-    return Evaluate(pairs=tuple((candidate, row) for row in task.valset))
 
 
 def task_with(*seeds: Candidate, val: int = 12) -> Task:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pytest_promptopt.evaluation.outcome import Status
 from pytest_promptopt.gate import Outcome, blessings_ago
 from pytest_promptopt.reports.curves import SearchCurve
-from pytest_promptopt.reports.failures import rows_with, scored_rows, without_model
+from pytest_promptopt.reports.failures import rows_with, scored_rows, uncompared_words, without_model
 from pytest_promptopt.reports.matrix import transfer_tables
 from pytest_promptopt.reports.records import (
     JobReport,
@@ -126,7 +126,7 @@ class PromptSection:
     @property
     def lost(self) -> int:
         """Rows that lost in any of its metrics, each counted once."""
-        return len({row_id for entry in self.metrics for row_id in lost_rows(entry.report)})
+        return len({row_id for entry in self.metrics for row_id in entry.report.verdict.decisive_lost})
 
     @property
     def gained(self) -> int:
@@ -258,17 +258,9 @@ def verdict_words(entry: MetricEntry) -> str:
 def change_words(report: MetricReport) -> str:
     """What moved since the baseline: ``-0.188 (-0.28 … -0.08), p 0.001``."""
     verdict = report.verdict
-    if verdict.outcome is Outcome.ERRORED:
-        return plural(len(rows_with(report, Status.ERROR)), "error")
-    if verdict.outcome is Outcome.UNRECORDED:
-        return f"{len(rows_with(report, Status.UNRECORDED))} not recorded"
-    if verdict.score is None:
-        return "no rows"
-    if verdict.is_first_run:
-        return "first run"
-    if verdict.difference is None:
-        return "not comparable"
-    if fails_by_anchor(report) and verdict.anchor_difference is not None:
+    if (uncompared := uncompared_words(report)) or verdict.difference is None:
+        return uncompared
+    if report.verdict.fails_by_anchor and verdict.anchor_difference is not None:
         return f"{signed(verdict.anchor_difference, 3)} since the best, {blessings_ago(verdict.anchor_blessings)}"
     if not (verdict.lost or verdict.gained):
         return "unchanged"
@@ -281,7 +273,7 @@ def change_words(report: MetricReport) -> str:
 def row_groups(report: MetricReport) -> tuple[RowGroup, ...]:
     """The rows to look at, lost before gained; where nothing can be compared, those short of full marks."""
     verdict = report.verdict
-    lost = lost_rows(report)
+    lost = report.verdict.decisive_lost
     must_pass = [row_id for row_id in verdict.failed_must_pass if row_id not in lost]
     groups = [
         _group("errored", [row.id for row in rows_with(report, Status.ERROR)], report),
@@ -297,23 +289,13 @@ def row_groups(report: MetricReport) -> tuple[RowGroup, ...]:
     return tuple(group for group in groups if group.rows)
 
 
-def fails_by_anchor(report: MetricReport) -> bool:
-    """Whether the fall since the best accepted scores failed the gate, and the fall since the last ones did not."""
-    return report.verdict.is_worse_than_anchor and not report.verdict.is_worse
-
-
-def lost_rows(report: MetricReport) -> tuple[str, ...]:
-    """The rows that lost: since the last accepted scores, or since the best ones where that is what failed."""
-    return report.verdict.anchor_lost if fails_by_anchor(report) else report.verdict.lost
-
-
 def flip_words(reports: Sequence[MetricReport]) -> str:
     """How many rows lost and gained in ``reports``, each counted once; empty where none did.
 
     Where the anchor alone failed, its rows are told: those that were lost since the baseline may be none.
     """
-    lost = {row_id for report in reports for row_id in lost_rows(report)}
-    best = [report.verdict.anchor_blessings for report in reports if fails_by_anchor(report)]
+    lost = {row_id for report in reports for row_id in report.verdict.decisive_lost}
+    best = [report.verdict.anchor_blessings for report in reports if report.verdict.fails_by_anchor]
     if best:
         return f"{plural(len(lost), 'row')} lost since the best, {blessings_ago(max(best))}"
     gained = {row_id for report in reports for row_id in report.verdict.gained}

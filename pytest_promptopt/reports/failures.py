@@ -38,7 +38,7 @@ PASSING_FAULTS = (LMErrorKind.RATE_LIMIT, LMErrorKind.TIMEOUT, LMErrorKind.SERVE
 def failure_summary(report: MetricReport) -> str:
     """What went wrong in a few words, for the one line that a list of failures has room for."""
     verdict = report.verdict
-    if _fails_by_anchor(verdict):
+    if verdict.fails_by_anchor:
         return f"{_anchor_words(verdict)}, {plural(len(verdict.anchor_lost), 'row')} lost"
     if verdict.difference is None or verdict.baseline_score is None or verdict.score is None or not verdict.lost:
         return harmless(verdict.reasons[0]) if verdict.reasons else str(verdict.outcome)
@@ -64,7 +64,7 @@ def _headline(report: MetricReport) -> str:
         return f"no verdict: {verdict.reasons[0]}{scope}"
     if verdict.outcome is Outcome.INCONCLUSIVE:
         return f"inconclusive{scope}: {verdict.reasons[0]}"
-    if _fails_by_anchor(verdict):
+    if verdict.fails_by_anchor:
         return f"prompt got worse than its best: {_anchor_words(verdict)}{scope}"
     if _is_proven_worse(report):
         moved = f"{len(verdict.lost)} of {verdict.paired_rows} rows lost, {len(verdict.gained)} gained"
@@ -93,14 +93,9 @@ def _is_proven_worse(report: MetricReport) -> bool:
     verdict = report.verdict
     if verdict.difference is None or verdict.difference >= 0 or verdict.rows_to_settle is not None:
         return False
-    if _fails_by_anchor(verdict):
+    if verdict.fails_by_anchor:
         return False
     return -verdict.difference > report.margin or not (verdict.failed_must_pass or verdict.is_below_threshold)
-
-
-def _fails_by_anchor(verdict: Verdict) -> bool:
-    """Whether the fall since the best accepted scores failed the gate, and the fall since the last ones did not."""
-    return verdict.is_worse_than_anchor and not verdict.is_worse
 
 
 def _anchor_words(verdict: Verdict) -> str:
@@ -204,7 +199,7 @@ def _row_count_words(report: MetricReport) -> list[str]:
 def _row_blocks(report: MetricReport, *, is_verbose: bool) -> list[list[str]]:
     """Tables of rows: lost ones, failed must-pass ones, and without either comparison the lowest of all."""
     verdict = report.verdict
-    lost = verdict.anchor_lost if _fails_by_anchor(verdict) else verdict.lost
+    lost = verdict.decisive_lost
     must_pass = [row_id for row_id in verdict.failed_must_pass if row_id not in lost]
     lines = _row_table("lost", lost, report, is_verbose=is_verbose)
     if verdict.gained:
@@ -368,6 +363,20 @@ def _unrecorded_lines(report: MetricReport, *, is_verbose: bool) -> list[str]:
 def scored_rows(report: MetricReport) -> list[RowReport]:
     """The rows that carry the mean."""
     return [row for row in report.rows if row.score is not None and not row.is_outside_mean]
+
+
+def uncompared_words(report: MetricReport) -> str:
+    """Why there is no change since the baseline to tell, in a few words; empty where there is one."""
+    verdict = report.verdict
+    if verdict.outcome is Outcome.ERRORED:
+        return plural(len(rows_with(report, Status.ERROR)), "error")
+    if verdict.outcome is Outcome.UNRECORDED:
+        return f"{len(rows_with(report, Status.UNRECORDED))} not recorded"
+    if verdict.score is None:
+        return "no rows"
+    if verdict.is_first_run:
+        return "first run"
+    return "not comparable" if verdict.difference is None else ""
 
 
 def rows_with(report: MetricReport, status: Status) -> list[RowReport]:

@@ -26,6 +26,7 @@ from pytest_promptopt.reports.failures import (
     short_name,
     stale_part,
     test_of,
+    uncompared_words,
     without_model,
 )
 from pytest_promptopt.reports.jobs import (
@@ -132,16 +133,8 @@ def _row_cell(report: MetricReport) -> str:
 
 def _since_baseline(report: MetricReport) -> str:
     verdict = report.verdict
-    if verdict.outcome is Outcome.ERRORED:
-        return plural(len(rows_with(report, Status.ERROR)), "error")
-    if verdict.outcome is Outcome.UNRECORDED:
-        return f"{len(rows_with(report, Status.UNRECORDED))} not recorded"
-    if verdict.score is None:
-        return "no rows"
-    if verdict.is_first_run:
-        return "first run"
-    if verdict.difference is None:
-        return "not comparable"
+    if (uncompared := uncompared_words(report)) or verdict.difference is None:
+        return uncompared
     if verdict.lost or verdict.gained:
         return f"{signed(verdict.difference, 3)}  -{len(verdict.lost)} +{len(verdict.gained)}"
     return ", ".join(["unchanged", *_unpaired(verdict)])
